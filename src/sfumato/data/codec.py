@@ -1,0 +1,81 @@
+"""From what is stored to what a network sees, and back: only codecs know value ranges."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import UserError, unknown
+from .images import DTYPES, Images, chunks
+
+
+@dataclass(frozen=True)
+class AffineCodec:
+    """x0 = (stored - mid) / half per channel, with mid = (low + high) / 2 and half = (high - low) / 2.
+
+    A channel in which low = high has half = 1. The round trip is exact for uint8 and uint16, and exact to rounding
+    for float32. Raises UserError if the two ranges do not fit each other.
+    """
+
+    low: tuple[float, ...]  # the stored value that becomes -1, one per channel
+    high: tuple[float, ...]  # the stored value that becomes +1
+    dtype: str  # uint8, uint16 or float32
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "low", tuple(map(float, self.low)))  # JSON brings lists and integers
+        object.__setattr__(self, "high", tuple(map(float, self.high)))
+        if self.dtype not in DTYPES:
+            raise unknown("type of stored pixels called", self.dtype, DTYPES)
+        ordered = all(low <= high for low, high in zip(self.low, self.high, strict=False))
+        if len(self.low) != len(self.high) or not self.low or not ordered:
+            raise UserError(f"A codec expects low <= high for each channel; found low {self.low}, high {self.high}.")
+
+    @classmethod
+    def fit(cls, images: Images) -> "AffineCodec":
+        """The codec of the range that the images really have.
+
+        Integers: 0 to 2**b - 1, with b the bits that the maximum over all channels needs, so that 12 bits in a uint16
+        file are 12 bits. float32: the minimum and maximum of each channel.
+        """
+        array, name = images.array, images.dtype.name
+        parts = list(chunks(len(array), array[0].nbytes))
+        if name != "float32":
+            top = max(int(array[part].max()) for part in parts)
+            bits = max(1, top.bit_length())
+            return cls((0.0,) * array.shape[1], (2.0**bits - 1,) * array.shape[1], name)
+        low = np.min([array[part].min(axis=(0, 2, 3)) for part in parts], axis=0)  # (C,)
+        high = np.max([array[part].max(axis=(0, 2, 3)) for part in parts], axis=0)  # (C,)
+        return cls(tuple(low.tolist()), tuple(high.tolist()), name)
+
+    @property
+    def clip(self) -> tuple[float, float] | None:
+        """The range of x0 that stored values can have."""
+        return (-1.0, 1.0)
+
+    def encode(self, stored: Tensor) -> Tensor:
+        """Stored (B, C, H, W), low..high -> x0 (B, C, H, W) float32 in [-1, 1]."""
+        mid, half = self._affine(stored)
+        return (stored.to(torch.float32) - mid) / half  # torch has no arithmetic for uint16
+
+    def decode(self, x0: Tensor) -> Tensor:
+        """x0 (B, C, H, W), any value -> stored (B, C, H, W): rounded, saturated at low and high, NaN becomes low."""
+        mid, half = self._affine(x0)
+        low, high = self._column(self.low, x0), self._column(self.high, x0)
+        stored = x0.to(torch.float32) * half + mid
+        stored = torch.where(stored.isnan(), low, stored).clamp(low, high)  # before the cast, which would wrap
+        if self.dtype == "float32":
+            return stored
+        return stored.round().to(torch.int32).to(getattr(torch, self.dtype))
+
+    def _affine(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if x.ndim != 4 or x.shape[1] != len(self.low):
+            raise ValueError(f"expected (B, {len(self.low)}, H, W), found {tuple(x.shape)}")
+        pairs = list(zip(self.low, self.high, strict=True))
+        mid = self._column([(low + high) / 2 for low, high in pairs], x)
+        half = self._column([(high - low) / 2 or 1.0 for low, high in pairs], x)
+        return mid, half
+
+    @staticmethod
+    def _column(values: list[float] | tuple[float, ...], x: Tensor) -> Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=x.device)[None, :, None, None]  # (1, C, 1, 1)

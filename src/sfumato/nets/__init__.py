@@ -1,0 +1,36 @@
+"""Networks: `net(x, c_noise, **cond) -> (B, kC, H, W)`. They know no schedule, no guidance and no device.
+
+`build(name, channels=3, **options)` makes one; `names()` lists them. A network of one's own needs only the signature
+above and, if it can be told anything, an attribute `conditions: dict[str, Condition]`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from ..errors import unknown
+from .conditions import Condition
+from .tutorial import SimpleUNet
+from .unet import UNet
+
+__all__ = ["NETS", "Condition", "build", "names", "parameters"]
+
+NETS: dict[str, Callable[..., nn.Module]] = {"simple_unet": SimpleUNet, "unet": UNet}
+
+
+def names() -> list[str]:
+    """The names that `build` knows."""
+    return sorted(NETS)
+
+
+def build(name: str, channels: int = 3, **options: Any) -> nn.Module:
+    """The network of that name for pictures of `channels` channels; raises UserError for a name there is not."""
+    if name not in NETS:
+        raise unknown("network", name, NETS)
+    return NETS[name](channels, **options)
+
+
+def parameters(net: nn.Module) -> int:
+    """How many numbers a network has, trainable or not."""
+    return sum(p.numel() for p in net.parameters())

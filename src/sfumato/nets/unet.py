@@ -1,0 +1,176 @@
+"""`unet`: the default network. A small U-Net of residual blocks that a CPU can train and a GPU is not ashamed of.
+
+What is modern in it: residual blocks with GroupNorm and SiLU, scaled and shifted by an embedding of noise level and label
+(Dhariwal & Nichol 2021, section 4.3); attention where the picture is small; outputs that start at zero, so that every
+block begins as the identity; and, for larger pictures, 2 x 2 pixels folded into channels at the door (`patch`), which
+makes the first level four times cheaper.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .blocks import GroupNorm, pad_to_multiple
+from .conditions import Condition
+
+
+def _zero(module: nn.Module) -> nn.Module:
+    """A layer whose output starts at 0: the residual branch that it ends begins as nothing and grows where it helps."""
+    for parameter in module.parameters():
+        nn.init.zeros_(parameter)
+    return module
+
+
+class Embedding(nn.Module):
+    """c_noise (B,) and label (B,) -> (B, width): Fourier features of the noise level through a small MLP, plus a table.
+
+    c_noise is log(sigma / alpha) / 4, which moves by less than 3; the frequencies therefore run from 1/8 to 4 turns a
+    unit, fine enough to tell neighbouring noise levels apart and coarse enough to be smooth between them.
+    """
+
+    def __init__(self, width: int, classes: int | None):
+        super().__init__()
+        self.register_buffer("frequencies", 2 * math.pi * torch.logspace(-3, 2, 32, base=2), persistent=False)
+        self.mlp = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
+        # One row more than there are classes: the last means 'not told'. It starts at 0 like the rest, told nothing yet.
+        self.label = None if classes is None else nn.Embedding(classes + 1, width)
+        if self.label is not None:
+            nn.init.zeros_(self.label.weight)
+
+    def forward(self, c_noise: Tensor, label: Tensor | None) -> Tensor:
+        with torch.autocast(c_noise.device.type, enabled=False):  # angles of many turns need float32
+            angles = c_noise.float()[:, None] * self.frequencies  # (B, 32)
+            h = self.mlp(torch.cat((angles.sin(), angles.cos()), 1))  # (B, width)
+            return F.silu(h if self.label is None else h + self.label(label))
+
+
+class Block(nn.Module):
+    """norm, SiLU, conv; norm scaled and shifted by the embedding, SiLU, dropout, zeroed conv; plus the input."""
+
+    def __init__(self, in_channels: int, out_channels: int, emb_width: int, dropout: float):
+        super().__init__()
+        self.norm1 = GroupNorm(_groups(in_channels), in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.affine = _zero(nn.Linear(emb_width, 2 * out_channels))
+        self.norm2 = GroupNorm(_groups(out_channels), out_channels)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = _zero(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        self.skip = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))  # (B, out, H, W)
+        scale, shift = self.affine(emb)[:, :, None, None].chunk(2, 1)  # (B, out, 1, 1) each
+        h = self.norm2(h) * (1 + scale) + shift
+        return self.skip(x) + self.conv2(self.dropout(F.silu(h)))
+
+
+class Attention(nn.Module):
+    """Self-attention over the positions of the picture, heads of 64 channels; residual, starting at 0."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.heads = max(1, channels // 64)
+        self.norm = GroupNorm(_groups(channels), channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = _zero(nn.Conv2d(channels, channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = self.qkv(self.norm(x)).flatten(2)  # (B, 3C, HW)
+        q, k, v = qkv.unflatten(1, (3, self.heads, -1)).transpose(-1, -2).unbind(1)  # (B, heads, HW, C / heads)
+        h = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2)  # (B, heads, C / heads, HW)
+        return x + self.out(h.reshape(x.shape))
+
+
+class Stage(nn.Module):
+    """A residual block, then attention if this level has it."""
+
+    def __init__(self, in_channels: int, out_channels: int, emb_width: int, dropout: float, attention: bool):
+        super().__init__()
+        self.block = Block(in_channels, out_channels, emb_width, dropout)
+        self.attention = Attention(out_channels) if attention else nn.Identity()
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        return self.attention(self.block(x, emb))
+
+
+class UNet(nn.Module):
+    """The default network.
+
+    channels    channels of the picture
+    width       channels of the first level
+    mults       channels of each level, as multiples of width; each level halves the size of the last
+    blocks      residual blocks a level on the way down (one more on the way up)
+    attention   how many of the innermost levels attend; the middle always does
+    patch       side of the square of pixels folded into channels at the door: 1 or 2 (or more)
+    classes     number of labels, or None for a network that knows no label
+    dropout     probability that a feature is dropped in training
+    """
+
+    def __init__(
+        self,
+        channels: int = 3,
+        *,
+        width: int = 64,
+        mults: tuple[int, ...] = (1, 2),
+        blocks: int = 2,
+        attention: int = 1,
+        patch: int = 2,
+        classes: int | None = None,
+        dropout: float = 0.0,
+    ):
+        super().__init__()
+        self.conditions = {} if classes is None else {"label": Condition(classes=classes)}
+        self.patch, self.multiple = patch, patch * 2 ** (len(mults) - 1)
+        emb_width = 4 * width
+        self.embedding = Embedding(emb_width, classes)
+        self.enter = nn.Conv2d(channels * patch**2, width, 3, padding=1)
+        self.downs, self.ups = nn.ModuleList(), nn.ModuleList()
+        skips, current = [width], width
+        for level, mult in enumerate(mults):
+            attend = level >= len(mults) - attention
+            for _ in range(blocks):
+                self.downs.append(Stage(current, width * mult, emb_width, dropout, attend))
+                current = width * mult
+                skips.append(current)
+            if level < len(mults) - 1:
+                self.downs.append(nn.Conv2d(current, current, 3, stride=2, padding=1))
+                skips.append(current)
+        self.middle = nn.ModuleList(
+            (Stage(current, current, emb_width, dropout, True), Stage(current, current, emb_width, dropout, False))
+        )
+        for level, mult in reversed(list(enumerate(mults))):
+            attend = level >= len(mults) - attention
+            for _ in range(blocks + 1):
+                self.ups.append(Stage(current + skips.pop(), width * mult, emb_width, dropout, attend))
+                current = width * mult
+            if level > 0:
+                self.ups.append(nn.Conv2d(current, current, 3, padding=1))
+        self.norm = GroupNorm(_groups(current), current)
+        self.leave = _zero(nn.Conv2d(current, channels * patch**2, 3, padding=1))
+
+    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+        x, crop = pad_to_multiple(x, self.multiple)
+        if label is None and self.conditions:  # nobody said: 'not told'
+            label = torch.full_like(c_noise, self.conditions["label"].classes, dtype=torch.int64)
+        emb = self.embedding(c_noise, label)  # (B, 4 width)
+        h = self.enter(F.pixel_unshuffle(x, self.patch))  # (B, width, H / patch, W / patch)
+        states = [h]
+        for down in self.downs:
+            h = down(h, emb) if isinstance(down, Stage) else down(h)
+            states.append(h)
+        for stage in self.middle:
+            h = stage(h, emb)
+        for up in self.ups:
+            if isinstance(up, Stage):
+                h = up(torch.cat((h, states.pop()), 1), emb)
+            else:
+                h = up(F.interpolate(h, scale_factor=2.0, mode="nearest"))
+        h = self.leave(F.silu(self.norm(h)))  # (B, C patch^2, H / patch, W / patch)
+        return F.pixel_shuffle(h, self.patch)[..., *crop]  # (B, C, H, W)
+
+
+def _groups(channels: int) -> int:
+    """Groups of at least 4 channels, at most 32 of them, that divide evenly."""
+    return math.gcd(channels, min(32, max(1, channels // 4)))

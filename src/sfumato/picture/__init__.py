@@ -1,0 +1,11 @@
+"""Arrays in, pictures out: grids, strips, animations and curves; knows nothing of diffusion and never prints.
+
+Images are (N, H, W, C) or (H, W, C) of uint8, uint16 or float in [-1, 1]; call `to_uint8` first for any other range.
+"""
+
+from .curves import loss_curve
+from .grids import grid, sheet, strip
+from .motion import gif
+from .pixels import save_png, to_pil, to_uint8
+
+__all__ = ["gif", "grid", "loss_curve", "save_png", "sheet", "strip", "to_pil", "to_uint8"]

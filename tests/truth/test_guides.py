@@ -1,0 +1,55 @@
+"""Guides are denoisers around denoisers."""
+
+import pytest
+import torch
+
+from sfumato import guides, nets, samplers, schedules
+from sfumato.denoisers import Denoiser
+
+
+class Labelled(torch.nn.Module):
+    """Answers with the label: 0, 1, 2, or -1 where none was given."""
+
+    conditions = {"label": nets.Condition(classes=3)}
+
+    def forward(self, x, c_noise, label):
+        return torch.where(label == 3, -1, label).to(x.dtype)[:, None].expand_as(x)
+
+
+LABEL = torch.tensor([0, 1, 2, 1])
+
+
+@pytest.mark.parametrize("w", [0.0, 1.0, 2.5])
+def test_cfg_is_the_line_through_both_guesses(w):
+    d = Denoiser(Labelled(), schedules.flow(), predict="image")
+    x = torch.randn(4, 5)
+    expected = (-1 + w * (LABEL + 1.0))[:, None].expand(4, 5)
+    for t in (0.5, torch.full((4,), 0.5)):
+        torch.testing.assert_close(guides.cfg(d, w)(x, t, label=LABEL), expected)
+    assert torch.equal(guides.cfg(d, 1.0)(x, 0.5, label=LABEL), d(x, 0.5, label=LABEL))
+
+
+def test_interval_guides_only_inside():
+    s = schedules.cosine()
+    d = Denoiser(Labelled(), s, predict="image")
+    guided = guides.interval(guides.cfg(d, 3.0), d, low=0.3, high=5.0)
+    x = torch.zeros(4, 1)
+    for t in torch.linspace(0, 1, 21).tolist():
+        alpha, sigma = s(t)
+        w = 3.0 if 0.3 * alpha <= sigma <= 5 * alpha else 1.0
+        torch.testing.assert_close(guided(x, t, label=LABEL)[:, 0], -1 + w * (LABEL + 1.0))
+
+
+def test_guides_sample_and_know_where_to_start():
+    d = Denoiser(Labelled(), schedules.cosine(), predict="image")
+    out = samplers.sample(guides.cfg(d, 2.0), torch.randn(4, 3), steps=3, label=LABEL)
+    torch.testing.assert_close(out, (-1 + 2 * (LABEL + 1.0))[:, None].expand(4, 3))
+    assert guides.cfg(Denoiser(Labelled(), schedules.cosine(), "noise")).t_max < 1
+
+
+def test_a_condition_the_network_does_not_know_is_refused():
+    d = Denoiser(Labelled(), schedules.flow(), predict="image")
+    with pytest.raises(ValueError, match="label"):
+        guides.cfg(d, 2.0)(torch.zeros(4, 1), 0.5, lable=LABEL)
+    with pytest.raises(ValueError, match="condition"):
+        guides.cfg(d, 2.0)(torch.zeros(4, 1), 0.5)
