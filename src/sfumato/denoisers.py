@@ -115,7 +115,9 @@ def _quarter_log(log_snr: Tensor, trained: Schedule) -> Tensor:
 def _steps(log_snr: Tensor, trained: Schedule) -> Tensor:
     """The step number 0 .. T - 1 of a network trained on T steps, with fractions between them."""
     if trained.steps is None:
-        raise ValueError("c_noise 'steps' numbers the steps of the schedule, but this schedule has none; use 'log_snr'.")
+        raise ValueError(
+            "c_noise 'steps' numbers the steps of the schedule, but this schedule has none; use 'log_snr'."
+        )
     return (trained.steps * trained.time(log_snr) - 1).clamp(0, trained.steps - 1)
 
 
@@ -137,7 +139,12 @@ class Denoiser:
     """
 
     def __init__(
-        self, net: Callable, schedule: Schedule, predict: str = "noise", c_noise: str | None = None, sigma_data: float = 0.5
+        self,
+        net: Callable,
+        schedule: Schedule,
+        predict: str = "noise",
+        c_noise: str | None = None,
+        sigma_data: float = 0.5,
     ):
         if predict not in ROWS:
             raise unknown("parameterization", predict, ROWS)
@@ -160,6 +167,12 @@ class Denoiser:
         """The same network on another schedule: the same x0_hat at equal log-SNR, with x rescaled."""
         other = copy.copy(self)
         other.schedule = schedule
+        return other
+
+    def with_net(self, net: Callable) -> "Denoiser":
+        """The same reading of another network, such as the average of its weights."""
+        other = copy.copy(self)
+        other.net = net
         return other
 
     def __call__(self, x_t: Tensor, t: float | Tensor, **cond: Any) -> Tensor:

@@ -65,7 +65,9 @@ def ddim(denoise: Denoises, x: Tensor, t: float, s: float, state: State, draw: D
     with v = sigma_s^2 (1 - snr_t / snr_s). eta = 0 is deterministic, eta = 1 is `ddpm`. First order.
     """
     alpha_t, sigma_t, alpha_s, sigma_s = _ends(denoise.schedule, t, s)
-    if sigma_t == 0:  # leaving a clean picture, where the noise is 0 / 0: take its direction from where the step arrives
+    if (
+        sigma_t == 0
+    ):  # leaving a clean picture, where the noise is 0 / 0: take its direction from where the step arrives
         x0 = denoise(alpha_s * x, s)
         return alpha_s * (2 * x - x0), (*state, (t, x0))
     x0 = denoise(x, t)

@@ -53,7 +53,11 @@ class Schedule:
     inverse: Callable[[Tensor], Tensor]  # log-SNR -> t, float64
     frame: str = "variance_preserving"  # a row of FRAMES
     steps: int | None = None  # T, where the schedule was made for T discrete steps, t_i = i / T for i = 1 .. T
-    log_snr_range: tuple[float, float] = (LOWEST, HIGHEST)  # where grids that space the noise level itself begin and end
+    spacing: str = "trailing"  # what `grid` does unless told: a row of SPACINGS
+    log_snr_range: tuple[float, float] = (
+        LOWEST,
+        HIGHEST,
+    )  # where grids that space the noise level itself begin and end
 
     def __call__(self, t: Scalar) -> tuple[Tensor, Tensor]:
         """(alpha_t, sigma_t) with x_t = alpha_t x0 + sigma_t eps."""
@@ -77,7 +81,7 @@ class Schedule:
         """alpha_1^2 / sigma_1^2: what is left of the image where sampling starts; 0 is best, 4e-5 is DDPM's."""
         return math.exp(self.log_snr(1.0))
 
-    def grid(self, steps: int | None = None, spacing: str = "trailing", start: float = 1.0) -> Tensor:
+    def grid(self, steps: int | None = None, spacing: str | None = None, start: float = 1.0) -> Tensor:
         """Times for a sampler: (steps + 1,) float64 from `start` down to 0.
 
         trailing    equal steps of t, on the schedule's own T steps where it has them (Lin et al. 2024, table 2)
@@ -86,8 +90,10 @@ class Schedule:
         log_snr     equal steps of log-SNR, then 0
         steps       the T steps themselves; `steps` is then T or None
 
-        Raises ValueError for fewer than 1 step, or for more distinct steps than the schedule has.
+        None is the schedule's own choice: karras for edm, trailing for the others. Raises ValueError for fewer than 1
+        step, or for more distinct steps than the schedule has.
         """
+        spacing = spacing or self.spacing
         if spacing not in SPACINGS:
             raise unknown("spacing", spacing, SPACINGS)
         if spacing == "steps" and (self.steps is None or steps not in (None, self.steps)):
@@ -215,6 +221,7 @@ def edm(*, sigma_max: float = 80.0, sigma_min: float = 0.002, rho: float = 7.0) 
         curve=lambda t: -top - 2 * rho * t.log(),
         inverse=lambda log_snr: (-(log_snr + top) / (2 * rho)).exp(),
         frame="variance_exploding",
+        spacing="karras",
         log_snr_range=(-top, -2 * math.log(sigma_min)),
     )
 

@@ -94,7 +94,9 @@ def test_gain_is_weight_times_c_out_squared_and_finite_at_the_ends(predict, weig
     alpha, sigma = d.schedule(d.schedule.time(log_snr))
     c_out = d.row.scales(alpha, sigma, SD)[2]
     log_weight = losses.WEIGHTS[weight](log_snr, SD)
-    torch.testing.assert_close(losses.gain(d, weight, log_snr).log(), log_weight + 2 * c_out.abs().log(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        losses.gain(d, weight, log_snr).log(), log_weight + 2 * c_out.abs().log(), rtol=0, atol=1e-6
+    )
     ends = torch.tensor([-math.inf, math.inf], dtype=torch.float64)
     assert losses.gain(d, weight, ends).float().isfinite().all()
     own = {"noise": "simple", "image": "image", "v": "v", "flow": "flow", "edm": "edm"}[predict]

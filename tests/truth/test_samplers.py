@@ -80,7 +80,9 @@ def test_ddpm_reproduces_the_mixture():
 
 
 def _summary(x, target):
-    likelier = torch.stack([toy.gaussian(target.schedule, m, s[0]).log_prob(x) for m, s in zip(target.means, target.stds)])
+    likelier = torch.stack(
+        [toy.gaussian(target.schedule, m, s[0]).log_prob(x) for m, s in zip(target.means, target.stds)]
+    )
     k = (likelier + target.weights.log()[:, None]).argmax(0)
     groups = [x[k == i] for i in range(2)]
     yield torch.tensor([len(g) / len(x) for g in groups])

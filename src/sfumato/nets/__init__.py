@@ -5,6 +5,7 @@ above and, if it can be told anything, an attribute `conditions: dict[str, Condi
 """
 
 from collections.abc import Callable
+from inspect import signature
 from typing import Any
 
 from torch import nn
@@ -14,7 +15,7 @@ from .conditions import Condition
 from .tutorial import SimpleUNet
 from .unet import UNet
 
-__all__ = ["NETS", "Condition", "build", "names", "parameters"]
+__all__ = ["NETS", "Condition", "build", "names", "options", "parameters"]
 
 NETS: dict[str, Callable[..., nn.Module]] = {"simple_unet": SimpleUNet, "unet": UNet}
 
@@ -29,6 +30,11 @@ def build(name: str, channels: int = 3, **options: Any) -> nn.Module:
     if name not in NETS:
         raise unknown("network", name, NETS)
     return NETS[name](channels, **options)
+
+
+def options(name: str) -> set[str]:
+    """The names of the options that a network can be built with."""
+    return {p.name for p in signature(NETS[name]).parameters.values() if p.kind is p.KEYWORD_ONLY}
 
 
 def parameters(net: nn.Module) -> int:

@@ -114,7 +114,7 @@ class UNet(nn.Module):
         *,
         width: int = 64,
         mults: tuple[int, ...] = (1, 2),
-        blocks: int = 2,
+        blocks: int = 1,
         attention: int = 1,
         patch: int = 2,
         classes: int | None = None,

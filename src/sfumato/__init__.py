@@ -1,0 +1,63 @@
+"""Sfumato: train denoising diffusion models on your own images, and use them.
+
+    import sfumato
+    model = sfumato.train("photos/", images=200_000)
+    images = model.sample(16, seed=0, steps=20)      # (16, H, W, C)
+    model = sfumato.load("runs/photos-default")
+
+The theory is five files, to be read in this order: schedules, denoisers, losses, samplers, guides.
+"""
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .model import Model
+
+__version__ = "0.1.0"
+
+_MODULES = {
+    "config", "data", "denoisers", "draws", "errors", "guides", "judge", "losses", "model", "nets", "picture", "recipes",
+    "run", "samplers", "schedules", "spec", "toy", "trainer", "training",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Modules are imported when they are first used, so that `import sfumato` costs nothing."""
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module 'sfumato' has no attribute '{name}'")
+
+
+def train(
+    data: Any,
+    run: str | Path | None = None,
+    recipe: str | None = None,
+    net: "nn.Module | None" = None,
+    device: str | None = None,
+    quiet: bool = False,
+    **options: Any,
+) -> "Model":
+    """Train a model on pictures, or go on training it; the same call again resumes.
+
+    data      a folder, an idx or .npy file, 'digits', an array (N, H, W[, C]) or a tensor (N, C, H, W)
+    run       the run folder, runs/DATA-RECIPE unless said
+    recipe    a name from `sfumato recipes`
+    net       a network of your own: net(x, c_noise, **cond) -> (B, C, H, W)
+    options   any field of `sfumato.config.Config`: images=200_000, lr=3e-4, net_options go as net="unet:width=96"
+    """
+    from .commands.train import run_training
+
+    return run_training(data, run, recipe or "default", net, device, quiet, options)
+
+
+def load(
+    run: str | Path | None = None, net: "nn.Module | None" = None, weights: str = "ema", device: str | None = None
+) -> "Model":
+    """The model of a run folder; of the newest run under runs/ if none is named. See `sfumato.model.load`."""
+    from .model import load
+
+    return load(run, net, weights, device)

@@ -1,0 +1,42 @@
+"""`sfumato COMMAND ...`: finds the command's file and speaks plainly when something is wrong."""
+
+import importlib
+import sys
+
+COMMANDS = {
+    "train": "train a model on images; the same command again resumes",
+    "sample": "draw pictures from a trained model",
+    "recipes": "list the recipes",
+}
+
+_HELP = "Usage: sfumato COMMAND ...\n\n" + "\n".join(f"  {name:10}{text}" for name, text in COMMANDS.items())
+_HELP += "\n\nsfumato COMMAND --help says more. Start with: sfumato train digits\n"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command and return its exit code: 0, or 2 for what the person who typed it can mend."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    debug = "--debug" in arguments
+    arguments = [word for word in arguments if word != "--debug"]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        sys.stdout.write(_HELP)
+        return 0
+    if arguments[0] in ("--version", "-V"):
+        from . import __version__
+
+        sys.stdout.write(f"sfumato {__version__}\n")
+        return 0
+    from .errors import UserError, unknown
+
+    try:
+        if arguments[0] not in COMMANDS:
+            raise unknown("command", arguments[0], COMMANDS)
+        return importlib.import_module(f".commands.{arguments[0]}", __package__).main(arguments[1:])
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted.\n")
+        return 130
+    except UserError as error:
+        if debug:
+            raise
+        sys.stderr.write(f"{error}\n")
+        return 2

@@ -1,0 +1,87 @@
+"""Train a diffusion model on pictures. Typing the same command again resumes."""
+
+import dataclasses
+import json
+import signal
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from torch import nn
+
+from .. import recipes, trainer
+from ..config import Config, builtins, checked
+from ..data import open_source
+from ..errors import unknown
+from ..model import Model
+from ..run import Run
+from ..training.watch import Bar
+
+
+@dataclasses.dataclass
+class Arguments:
+    data: tyro.conf.Positional[str]
+    """A folder of images or of class folders, an idx(.gz) or .npy file, or the word digits."""
+    config: tyro.conf.OmitArgPrefixes[Config]
+    run: Path | None = None
+    """The run folder; runs/DATA-RECIPE unless said."""
+    recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "default"
+    """A name from `sfumato recipes`; other flags change its settings."""
+    device: str | None = None
+    """cpu, cuda, mps; the accelerator if there is one, unless said."""
+    dry_run: bool = False
+    """Print the resolved settings as JSON and stop."""
+
+
+def main(arguments: list[str]) -> int:
+    name = _recipe_name(arguments)
+    default = Arguments(tyro.MISSING, recipes.recipe(name), recipe=name)
+    args = tyro.cli(Arguments, default=default, args=arguments, prog="sfumato train", description=__doc__)
+    if args.dry_run:
+        plan = trainer.prepare(args.data, args.config)
+        config = plan.config if plan.config.time else trainer.budget(plan.config, lambda: 0.0)
+        print(json.dumps(builtins(config), indent=2))
+        return 0
+    model = run_training(args.data, args.run, name, None, args.device, False, {}, args.config)
+    stopped = model.images < (model.config.images or 0)
+    return 128 + signal.SIGINT if stopped else 0
+
+
+def run_training(
+    data: Any,
+    run: str | Path | None,
+    recipe: str,
+    net: nn.Module | None,
+    device: str | None,
+    quiet: bool,
+    options: dict[str, Any],
+    config: Config | None = None,
+) -> Model:
+    """Train with progress on the terminal; the run folder is the first and the last thing printed."""
+    console = Console(quiet=quiet, highlight=False)
+    if config is None:
+        raw = builtins(recipes.recipe(recipe))
+        for name in options.keys() - raw.keys():
+            raise unknown("setting", name, raw)
+        config = checked(raw | options)
+    folder = Run.of(run or Path("runs") / f"{open_source(data).name}-{recipe}")
+    console.print(f"[bold]{folder.path}[/bold]")
+    bars = lambda config: [Bar(config.images, console)]
+    model = trainer.train(data, config, folder, net, bars, lambda text: console.print(text, markup=False), device)
+    if model.images < (model.config.images or 0):
+        console.print(f"Stopped and saved after {model.images:,} images. Type the same command again to go on.")
+    console.print(
+        f"[bold]{folder.path}[/bold]: {model.images:,} images seen. Draw from it: sfumato sample {folder.path}"
+    )
+    return model
+
+
+def _recipe_name(arguments: list[str]) -> str:
+    """The recipe must be known before its fields can be the defaults of the other flags."""
+    for i, word in enumerate(arguments):
+        if word == "--recipe" and i + 1 < len(arguments):
+            return arguments[i + 1]
+        if word.startswith("--recipe="):
+            return word.partition("=")[2]
+    return "default"

@@ -1,0 +1,235 @@
+"""What a run is made of: a typed, validated description that JSON holds and command-line flags spell.
+
+`Config` is what a person chooses; its fields are the flags of `sfumato train`. `Facts` is what was measured or found when
+the run began. Together they are `config.json`, and all that is needed to rebuild the model.
+"""
+
+import json
+from typing import Annotated, Any
+
+import msgspec
+from tyro.conf import Suppress
+from tyro.constructors import PrimitiveConstructorSpec
+
+from . import schedules
+from .denoisers import C_NOISE, ROWS
+from .errors import UserError, unknown
+from .losses import DISTANCES, WEIGHTS
+from .samplers import SOLVERS
+from .spec import Spec, choose
+
+SCHEMA = 1
+
+
+# ---- how flags spell their values ------------------------------------------------------------------------------------
+
+
+def count(text: str) -> int:
+    """`500k` is 500,000, `1.5m` is 1,500,000."""
+    digits, unit = (text[:-1], text[-1].lower()) if text[-1:].lower() in "km" and text else (text, "")
+    number = float(digits.replace("_", "").replace(",", "")) * {"": 1, "k": 1_000, "m": 1_000_000}[unit]
+    if number != int(number):
+        raise ValueError(f"'{text}' is not a whole number")
+    return int(number)
+
+
+def seconds(text: str) -> float:
+    """`90s`, `10m`, `2h`, or a number of seconds."""
+    unit = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(text[-1:].lower())
+    return float(text[:-1]) * unit if unit else float(text)
+
+
+def height_width(text: str) -> tuple[int, int]:
+    """`64` is 64x64; `64x128` is height x width."""
+    sides = [int(side) for side in text.lower().split("x")]
+    if len(sides) not in (1, 2):
+        raise ValueError(f"'{text}' is not of the form 64 or 64x128")
+    return sides[0], sides[-1]
+
+
+def _flag(read: Any, metavar: str, show: Any = str) -> Any:
+    """A flag of one word, read by a function; 'none' is None."""
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=lambda words: None if words[0].lower() == "none" else read(words[0]),
+        is_instance=lambda value: True,
+        str_from_instance=lambda value: ["none" if value is None else show(value)],
+    )
+
+
+_COUNT = _flag(count, "COUNT")
+Count = Annotated[int, msgspec.Meta(ge=1), _COUNT]
+MaybeCount = Annotated[Annotated[int, msgspec.Meta(ge=1)] | None, _COUNT]
+MaybeZero = Annotated[Annotated[int, msgspec.Meta(ge=0)] | None, _COUNT]
+Seconds = Annotated[Annotated[float, msgspec.Meta(gt=0)] | None, _flag(seconds, "TIME")]
+MaybePositive = Annotated[Annotated[float, msgspec.Meta(gt=0)] | None, _flag(float, "FLOAT")]
+Channels = Annotated[Annotated[int, msgspec.Meta(ge=1, le=64)] | None, _flag(int, "INT")]
+Side = Annotated[int, msgspec.Meta(ge=4, le=1024)]
+Size = Annotated[tuple[Side, Side] | None, _flag(height_width, "SIZE", lambda s: f"{s[0]}x{s[1]}")]
+Choice = Annotated[Spec, _flag(Spec.of, "NAME[:OPTION=VALUE,...]", repr)]
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Seed = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+
+
+# ---- the description -------------------------------------------------------------------------------------------------
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What was found in the data and measured on the machine when a run began."""
+
+    data: str  # where the pictures came from
+    fingerprint: str  # of all pictures and labels
+    train: int  # how many pictures are trained on
+    held_out: int
+    shape: tuple[int, int, int]  # (C, H, W)
+    codec: dict[str, Any]  # low, high, dtype
+    sigma_data: float  # standard deviation of x0
+    label_names: tuple[str, ...] | None = None
+    label_counts: tuple[int, ...] | None = None
+    precision: str = "float32"
+    channels_last: bool = False
+    machine: str = ""
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a person chooses. None means: from the data, by a rule that is printed."""
+
+    size: Size = None
+    """Height and width that pictures are brought to, as 64 or 64x128."""
+    channels: Channels = None
+    """1 (gray) or 3 (colour); found in the data unless said."""
+    fit: str = "crop"
+    """How other shapes are brought to size: crop, pad or stretch."""
+    flip: bool = False
+    """Mirror half of the pictures left to right."""
+    held_out: Share = 0.05
+    """Share of the pictures kept for the held-out loss; 0 keeps none."""
+
+    net: Choice = Spec("unet")
+    """Network, as in unet:width=96,dropout=0.1."""
+    schedule: Choice = Spec("edm")
+    """Noise schedule, as in linear:steps=1000."""
+    predict: str = "edm"
+    """What the network predicts: noise, image, v, flow or edm."""
+    c_noise: str = "log_snr"
+    """How the network is told the noise level: log_snr, steps or time."""
+    weight: Choice = Spec("edm")
+    """Weight of the loss by noise level, as in min_snr:g=5."""
+    distance: Choice = Spec("l2")
+    """Distance of the loss: l2, l1 or huber."""
+    times: Choice = Spec("log_normal")
+    """Density of the training times: uniform, steps, log_normal or logit_normal."""
+    label_dropout: Share = 0.1
+    """Share of the pictures whose label is withheld, so that guidance works."""
+
+    batch: Count = 128
+    """Pictures in one step."""
+    accumulate: Count = 1
+    """Parts that a batch is worked through in, one after another, to save memory."""
+    lr: Positive = 1e-3
+    """Learning rate."""
+    rate: str = "cosine"
+    """How the rate goes on after the warm-up: cosine (to 0 at the end) or constant."""
+    warmup: MaybeZero = None
+    """Images over which the rate rises from 0; a fiftieth of the budget unless said."""
+    optimizer: Choice = Spec("adamw")
+    """adam or adamw, as in adamw:weight_decay=0.05."""
+    clip: MaybePositive = 1.0
+    """Largest norm of the gradient; none: no limit."""
+    ema: MaybeCount = None
+    """Half-life, in images, of the average of the weights that is sampled from; a twentieth of the budget unless said."""
+
+    images: MaybeCount = None
+    """Budget: images seen in all."""
+    epochs: MaybePositive = None
+    """Budget, in passes over the data."""
+    steps: MaybeCount = None
+    """Budget, in optimizer steps."""
+    time: Seconds = None
+    """Budget, as in 10m or 2h: turned into images by a measured warm-up."""
+
+    seed: Seed = 0
+    """Decides every random number of the run."""
+    precision: str = "auto"
+    """float32, bfloat16, or auto: whichever is measured to be faster here."""
+    checkpoint_every: MaybeCount = None
+    """Images between checkpoints; else every 10 minutes."""
+    keep: Count = 2
+    """How many of the newest checkpoints are kept."""
+    log_every: MaybeCount = None
+    """Images between lines of the log; a 200th of the budget unless said."""
+
+    solver: Choice = Spec("dpmpp_2m")
+    """Solver for the pictures drawn while training, and the default afterwards."""
+    sampling_steps: Count = 20
+    """Steps of that solver."""
+
+    facts: Suppress[Facts | None] = None
+    schema: Suppress[int] = SCHEMA
+
+
+# Fields that may change when a run is resumed; all others decide the trajectory or the model.
+BUDGET = ("images", "epochs", "steps", "time")
+FREE = (*BUDGET, "checkpoint_every", "keep", "log_every", "precision", "solver", "sampling_steps", "facts", "schema")
+
+_TABLES = {
+    "predict": ("parameterization", ROWS),
+    "c_noise": ("c_noise", C_NOISE),
+    "precision": ("precision", ("auto", "float32", "bfloat16")),
+    "rate": ("rate", ("cosine", "constant")),
+    "fit": ("fit", ("crop", "pad", "stretch")),
+}
+_SPECS = {
+    "schedule": ("schedule", schedules.SCHEDULES),
+    "weight": ("weight", WEIGHTS),
+    "distance": ("distance", DISTANCES),
+    "times": ("density of training times", schedules.DENSITIES),
+    "solver": ("solver", SOLVERS),
+}
+
+
+def builtins(config: Config) -> dict[str, Any]:
+    """The JSON form."""
+    return msgspec.to_builtins(config, enc_hook=lambda value: value.builtins())
+
+
+def checked(config: Config | dict[str, Any]) -> Config:
+    """A Config whose bounds and names have been checked, from a Config or from its JSON form; raises UserError."""
+    raw = builtins(config) if isinstance(config, Config) else config
+    try:
+        config = msgspec.convert(raw, Config, dec_hook=lambda _, value: Spec.of(value))
+    except msgspec.ValidationError as error:
+        text, _, where = str(error).partition(" - at `$.")
+        raise UserError(f"{text}{f' for {where[:-1]}' if where else ''}.") from None
+    if config.schema > SCHEMA:
+        raise UserError(
+            f"This run was written by a newer version (schema {config.schema}, known is {SCHEMA}); upgrade."
+        )
+    for name, (what, names) in _TABLES.items():
+        if getattr(config, name) not in names:
+            raise unknown(what, getattr(config, name), names)
+    for name, (what, table) in _SPECS.items():
+        choose(table, getattr(config, name), what)
+    given = [name for name in BUDGET if getattr(config, name) is not None]
+    if len(given) > 1 and set(given) != {"images", "time"}:
+        raise UserError(f"One budget is enough; found {' and '.join('--' + name for name in given)}.")
+    if config.accumulate > config.batch:
+        raise UserError(f"A batch of {config.batch} cannot be worked through in {config.accumulate} parts.")
+    return config
+
+
+def to_json(config: Config) -> str:
+    return json.dumps(builtins(config), indent=2) + "\n"
+
+
+def from_json(text: str) -> Config:
+    """Raises UserError if the text is not a Config."""
+    try:
+        raw = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"The file is not JSON: {error}.") from None
+    if not isinstance(raw, dict):
+        raise UserError("A config is a JSON object.")
+    return checked(raw)

@@ -1,0 +1,273 @@
+"""A trained model: a denoiser, the codec of its pictures, and the names of its labels."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from . import draws, guides, nets, picture, samplers, schedules
+from .config import Config, Facts
+from .data import AffineCodec
+from .denoisers import Denoiser, Denoises
+from .errors import UserError, unknown
+from .run import Run
+from .spec import Spec, choose
+from .training import checkpoint
+from .training.device import Placement, best_device
+
+
+@dataclass
+class Model:
+    """What `load` and `train` return.
+
+    model.sample(16, seed=0)        (16, H, W, C) pictures in the data's own type
+    model.grid(64), model.strip(3)  PIL pictures
+    model.denoiser                  (x_t, t, label=...) -> x0_hat, for everything else
+    """
+
+    denoiser: Denoiser
+    config: Config
+    path: Path | None = None
+    images: int = 0
+    notes: tuple[str, ...] = ()
+    evaluations: int = field(default=0, init=False)  # of the network, a sample, in the last call of `sample`
+
+    @property
+    def facts(self) -> Facts:
+        assert self.config.facts is not None
+        return self.config.facts
+
+    @property
+    def codec(self) -> AffineCodec:
+        return AffineCodec(**self.facts.codec)
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """The names of the labels the model can be told, or None."""
+        return self.facts.label_names if self._labelled else None
+
+    @property
+    def _labelled(self) -> bool:
+        return "label" in getattr(self.denoiser.net, "conditions", {})
+
+    def sample(
+        self,
+        n: int = 16,
+        seed: int = 0,
+        steps: int | None = None,
+        solver: str | Spec | None = None,
+        label: str | int | Sequence[str | int] | None = None,
+        guidance: float = 1.0,
+        interval: tuple[float, float] | None = None,
+        first: int = 0,
+        batch: int = 64,
+        callback: Callable[[int, float, np.ndarray, np.ndarray], None] | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        **cond: Tensor,
+    ) -> np.ndarray:
+        """Draw samples number `first` .. `first + n - 1` of a seed: (n, H, W, C) in the data's own type.
+
+        label      a label's name or number, or one for each sample; None draws them as often as the data has them
+        guidance   1 is none; above it, samples are more typical of their label and less varied
+        interval   the noise levels (low, high), sigma / alpha, between which guidance works; None: everywhere
+        batch      how many are drawn at once; it changes nothing in the pictures
+        callback   (i, t, pictures, guesses) after each step of each batch, as arrays like the result
+        progress   (done, total), in steps of batches
+        Raises UserError for an unknown label, solver or condition, and for labels on a model that knows none.
+        """
+        if n < 1:
+            raise UserError(f"Expected at least 1 sample, found {n}.")
+        steps, solver = steps or self.config.sampling_steps, Spec.of(solver or self.config.solver)
+        choose(samplers.SOLVERS, solver, "solver")
+        numbers = torch.arange(first, first + n)
+        given = {name: value.to(self._device) for name, value in cond.items()}
+        if (drawn := self.label_numbers(label, numbers, seed)) is not None:
+            given["label"] = drawn.to(self._device)
+        guided = self._guided(guidance, interval, bool(given))
+        counted = _Counted(guided)
+        times = self.times(steps)
+        pictures, total = [], len(numbers.split(batch)) * steps
+        for k, part in enumerate(numbers.split(batch)):
+            rows = slice(k * batch, k * batch + len(part))
+
+            def follow(i: int, t: float, x: Tensor, x0: Tensor, k: int = k) -> None:
+                if callback is not None:
+                    callback(i, t, self._decoded(x), self._decoded(x0))
+                if progress is not None:
+                    progress(k * steps + i + 1, total)
+
+            x = self.start(part, seed, times[0].item())
+            x0 = samplers.sample(
+                counted, x, solver, times=times, seeds=draws.keys(seed, "sample", part), clip=self.codec.clip,
+                callback=follow, **{name: value[rows] for name, value in given.items()},
+            )  # fmt: skip
+            pictures.append(self._decoded(x0))
+        self.evaluations = counted.calls * batch // (len(numbers.split(batch)) * batch)
+        return np.concatenate(pictures)
+
+    def times(self, steps: int) -> Tensor:
+        """The times that a sampler of so many steps visits."""
+        schedule = self.denoiser.schedule
+        spacing = "uniform" if schedule.steps and steps > schedule.steps else None
+        return schedule.grid(steps, spacing, start=self.denoiser.t_max)
+
+    def start(self, numbers: Tensor, seed: int, t: float = 1.0) -> Tensor:
+        """What samples begin from, (B, C, H, W): sqrt(alpha^2 sigma_data^2 + sigma^2) eps, the spread of x_t at t.
+
+        eps is a function of seed and number. The first term matters where a published schedule stops short of noise.
+        """
+        eps = draws.normal(draws.keys(seed, "start", numbers.to(self._device)), self.facts.shape)
+        alpha, sigma = self.denoiser.schedule(t)
+        return torch.hypot(alpha * self.facts.sigma_data, sigma).item() * eps
+
+    def label_numbers(self, label: Any, numbers: Tensor, seed: int) -> Tensor | None:
+        """The label of each sample (B,), None for a model that knows no labels; see `sample`."""
+        if not self._labelled:
+            if label is not None:
+                raise UserError("This model was trained without labels and cannot be told one; leave the label out.")
+            return None
+        names = self.facts.label_names or ()
+        if label is None:
+            counts = torch.tensor(self.facts.label_counts, dtype=torch.float64)
+            u = draws.uniform(draws.keys(seed, "label", numbers), (), torch.float64)
+            return torch.searchsorted(counts.cumsum(0) / counts.sum(), u, right=True).clamp_max(len(names) - 1)
+        each = [label] if isinstance(label, str | int) else list(label)
+        if len(each) not in (1, len(numbers)):
+            raise UserError(f"Expected one label, or one for each of {len(numbers)} samples; found {len(each)}.")
+        found = torch.tensor([self._label_number(one, names) for one in each])
+        return found.expand(len(numbers)) if len(each) == 1 else found
+
+    def _label_number(self, label: str | int, names: tuple[str, ...]) -> int:
+        if isinstance(label, str) and label in names:
+            return names.index(label)
+        if isinstance(label, int) and 0 <= label < len(names):
+            return label
+        if isinstance(label, str) and label.isdigit() and int(label) < len(names):
+            return int(label)
+        raise unknown("label", str(label), names)
+
+    def _guided(self, guidance: float, interval: tuple[float, float] | None, conditioned: bool) -> Denoises:
+        if guidance == 1:
+            return self.denoiser
+        if not conditioned:
+            raise UserError(
+                "Guidance needs a label to guide towards, and this model was trained without; leave it at 1."
+            )
+        guided = guides.cfg(self.denoiser, guidance)
+        return guides.interval(guided, self.denoiser, *interval) if interval else guided
+
+    def grid(self, n: int = 64, seed: int = 0, **options: Any) -> Image.Image:
+        """A picture of n samples; options as in `sample`."""
+        return picture.grid(self.displayed(self.sample(n, seed, **options)))
+
+    def strip(self, seed: int = 0, stages: int = 10, **options: Any) -> Image.Image:
+        """One sample coming out of noise, in so many stages."""
+        states: list[tuple[float, np.ndarray]] = []
+        steps = options.pop("steps", None) or self.config.sampling_steps
+        self.sample(1, seed, steps=steps, callback=lambda i, t, x, x0: states.append((t, x[0])), **options)
+        after = [*self.times(steps).tolist()[1:]]
+        chosen = np.linspace(0, len(states) - 1, min(stages, len(states))).round().astype(int)
+        captions = [f"t = {after[i]:.2f}" for i in chosen]
+        return picture.strip(self.displayed(np.stack([states[i][1] for i in chosen])), captions)
+
+    def displayed(self, pictures: np.ndarray) -> np.ndarray:
+        """Pictures in the data's own type and range as uint8, to be looked at."""
+        if pictures.dtype == np.uint8 and max(self.codec.high) == 255:
+            return pictures
+        low, high = (np.array(end) for end in (self.codec.low, self.codec.high))
+        return picture.to_uint8((pictures.astype(np.float32) - low) / (high - low) * 2 - 1)
+
+    def _decoded(self, x: Tensor) -> np.ndarray:
+        return self.codec.decode(x).cpu().permute(0, 2, 3, 1).contiguous().numpy()  # (B, H, W, C)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.denoiser.net.parameters()).device  # type: ignore[attr-defined]
+
+
+class _Counted:
+    """A denoiser that counts how often it is asked."""
+
+    def __init__(self, denoise: Denoises):
+        self.denoise, self.calls = denoise, 0
+
+    @property
+    def schedule(self) -> schedules.Schedule:
+        return self.denoise.schedule
+
+    def __call__(self, x_t: Tensor, t: float | Tensor, **cond: Any) -> Tensor:
+        self.calls += 1
+        return self.denoise(x_t, t, **cond)
+
+
+class _Autocast(nn.Module):
+    """A network run in the precision it was trained in."""
+
+    def __init__(self, net: nn.Module, placement: Placement):
+        super().__init__()
+        self.net, self.placement = net, placement
+        self.conditions = getattr(net, "conditions", {})
+
+    def forward(self, x: Tensor, c_noise: Tensor, **cond: Tensor) -> Tensor:
+        with self.placement.autocast():
+            return self.net(self.placement.images(x), c_noise, **cond)
+
+
+def build_net(config: Config, facts: Facts, net: nn.Module | None = None) -> nn.Module:
+    """The untrained network of a config, or one's own, with the labels of the data declared where it can take them."""
+    if net is not None:
+        return net
+    make = choose(nets.NETS, config.net, "network")
+    options: dict[str, Any] = {}
+    if "classes" in nets.options(config.net.name) and facts.label_names and "classes" not in config.net.kw:
+        options["classes"] = len(facts.label_names)
+    if config.net.name == "unet" and "patch" not in config.net.kw:
+        options["patch"] = 1 if max(facts.shape[1:]) < 16 else 2
+    return make(facts.shape[0], **options)
+
+
+def assemble(net: nn.Module, config: Config, placement: Placement, path: Path | None = None, images: int = 0) -> Model:
+    """A Model around a network whose weights are already there."""
+    facts = config.facts
+    assert facts is not None
+    schedule = choose(schedules.SCHEDULES, config.schedule, "schedule")()
+    ready = _Autocast(placement.net(net).eval(), placement)
+    return Model(Denoiser(ready, schedule, config.predict, config.c_noise, facts.sigma_data), config, path, images)
+
+
+def load(
+    run: str | Path | Run | None = None, net: nn.Module | None = None, weights: str = "ema", device: str | None = None
+) -> Model:
+    """The model of a run folder; the newest run under runs/ if none is named.
+
+    net       the network, if the run was trained with one's own
+    weights   'ema' (the average, as is usual) or 'model' (the raw weights)
+    Raises UserError if there is no run, no checkpoint, or none that is whole.
+    """
+    run = Run.existing(run)
+    config = run.config()
+    if config.facts is None:
+        raise UserError(f"{run.path} has not been trained yet; run `sfumato train` first.")
+    saved = checkpoint.newest(run.checkpoints, (weights,))
+    if saved is None:
+        raise UserError(f"{run.path} has no checkpoint yet; let `sfumato train` go on until it has saved one.")
+    if config.net.name == "mine" and net is None:
+        raise UserError(
+            "This run was trained with a network of its owner; load it in Python: sfumato.load(run, net=mine)."
+        )
+    built = build_net(config, config.facts, net)
+    try:
+        built.load_state_dict(saved.tensors[weights])
+    except RuntimeError as error:
+        raise UserError(f"The weights of {run.path} do not fit the network: {json.dumps(str(error))[:200]}") from None
+    facts = config.facts
+    placement = Placement(torch.device(device) if device else best_device(), facts.precision, facts.channels_last)
+    model = assemble(built, config, placement, run.path, saved.state["images"])
+    model.notes = saved.notes
+    return model

@@ -1,0 +1,132 @@
+"""The run folder. This file alone knows its layout.
+
+config.json  log.jsonl  loss.png  samples/  out/  checkpoints/000200000/  .lock
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from .config import Config, from_json, to_json
+from .errors import UserError
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder, there or yet to be made."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, path: "str | Path | Run") -> "Run":
+        return path if isinstance(path, Run) else cls(Path(path))
+
+    @classmethod
+    def existing(cls, path: "str | Path | Run | None") -> "Run":
+        """The run at `path`, or without one the newest under runs/; raises UserError if there is none."""
+        if path is None:
+            runs = sorted(Path("runs").glob("*/config.json"), key=os.path.getmtime)
+            if not runs:
+                raise UserError(
+                    "There is no run under runs/ yet; train one with `sfumato train DATA`, or name its folder."
+                )
+            return cls(runs[-1].parent)
+        run = cls.of(path)
+        if not run.started:
+            found = (
+                "a folder without config.json"
+                if run.path.is_dir()
+                else "nothing"
+                if not run.path.exists()
+                else "a file"
+            )
+            others = ", ".join(str(p.parent) for p in sorted(Path("runs").glob("*/config.json"))[:5])
+            raise UserError(
+                f"Expected a run folder at {run.path}, found {found}. "
+                + (f"There is {others}." if others else "Train one with `sfumato train DATA`.")
+            )
+        return run
+
+    @property
+    def started(self) -> bool:
+        return (self.path / "config.json").is_file()
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.jsonl"
+
+    @property
+    def loss_curve(self) -> Path:
+        return self.path / "loss.png"
+
+    @property
+    def out(self) -> Path:
+        return self.path / "out"
+
+    def grid(self, images: int) -> Path:
+        """Where the grid drawn after so many images lies."""
+        return self.path / "samples" / f"{images:09d}.png"
+
+    def config(self) -> Config:
+        try:
+            return from_json((self.path / "config.json").read_text())
+        except UserError as error:
+            raise UserError(f"{self.path / 'config.json'} cannot be read. {error}") from None
+
+    def write_config(self, config: Config) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        replace_text(self.path / "config.json", to_json(config))
+
+    def records(self) -> list[dict[str, Any]]:
+        """The lines of the log; a line that was cut off by a crash is left out."""
+        if not self.log.exists():
+            return []
+        records = []
+        for line in self.log.read_text().splitlines():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return records
+
+    def rewind_log(self, images: int) -> None:
+        """Drop the lines after `images`: what was logged between the last checkpoint and a crash will be logged again."""
+        kept = [record for record in self.records() if record["images"] <= images]
+        if self.log.exists():
+            replace_text(self.log, "".join(json.dumps(record) + "\n" for record in kept))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run against a second trainer; raises UserError if there is one."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"Another process is training {self.path}. Wait for it, or name another folder: --run NEW."
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    sibling = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(sibling, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(sibling, path)

@@ -1,0 +1,262 @@
+"""From pictures and a Config to a trained run: what `sfumato train` and `sfumato.train` share."""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from torch import nn
+
+from . import draws, nets, schedules
+from .config import BUDGET, FREE, Config, Facts, builtins, checked
+from .data import AffineCodec, Images, gather, held_out, open_source
+from .denoisers import LOWEST, Denoiser
+from .errors import UserError
+from .losses import denoising_loss
+from .model import Model, assemble, build_net
+from .run import Run
+from .spec import Spec, choose
+from .training import checkpoint, loop, watch
+from .training.device import Placement, best_device, machine
+from .training.device import choose as choose_placement
+from .training.device import speed as measured_speed
+from .training.stream import Stream
+
+Say = Callable[[str], None]
+
+
+@dataclass
+class Plan:
+    """A Config with every choice made, the pictures it is for, and why."""
+
+    config: Config
+    train: Images
+    held_out: Images
+    reasons: list[str]
+
+    @property
+    def facts(self) -> Facts:
+        assert self.config.facts is not None
+        return self.config.facts
+
+
+def prepare(data: Any, config: Config, say: Say = lambda text: None, net: nn.Module | None = None) -> Plan:
+    """Read the pictures, split them, and fill in what the config leaves to the data (all but the budget)."""
+    config = checked(config)
+    if net is not None:
+        config = msgspec.structs.replace(config, net=Spec("mine"))
+    elif config.net.name != "mine":
+        choose(nets.NETS, config.net, "network")
+    choose(loop.OPTIMIZERS, config.optimizer, "optimizer")
+    source = open_source(data)
+    images = gather(source, size=config.size, channels=config.channels, fit=config.fit)
+    train_part, held_part = held_out(images.hashes, config.held_out)
+    train = images.subset(train_part)
+    codec = AffineCodec.fit(images)
+    some = draws.shuffle(0, "sigma_data", torch.arange(min(len(train), 10_000)), len(train))
+    sigma_data = codec.encode(train.batch(some)["image"]).std().item()
+    if not sigma_data > 0:
+        raise UserError("All pictures are one and the same plain colour; there is nothing to learn.")
+    facts = Facts(
+        data=str(data) if isinstance(data, str | Path) else source.name,
+        fingerprint=images.fingerprint,
+        train=len(train_part),
+        held_out=len(held_part),
+        shape=images.shape,
+        codec={"low": list(codec.low), "high": list(codec.high), "dtype": codec.dtype},
+        sigma_data=round(sigma_data, 4),
+        label_names=images.label_names,
+        label_counts=None if train.label_counts is None else tuple(train.label_counts.tolist()),
+    )
+    reasons = [*images.notes]
+    if images.skipped:
+        named = ", ".join(f"{path} ({why})" for path, why in images.skipped[:3])
+        reasons.append(
+            f"{len(images.skipped)} files were left out: {named}{' ...' if len(images.skipped) > 3 else ''}."
+        )
+    c, h, w = facts.shape
+    labels = f", {len(facts.label_names)} labels" if facts.label_names else ", no labels"
+    reasons.append(
+        f"{facts.train:,} pictures to train on, {facts.held_out:,} held out; {h}x{w}x{c} {codec.dtype}{labels}."
+    )
+    return Plan(msgspec.structs.replace(config, facts=facts), train, images.subset(held_part), reasons)
+
+
+def budget(config: Config, speed: Callable[[], float]) -> Config:
+    """The config with its budget in images, whatever it was stated in; `speed()` measures images a second."""
+    facts = config.facts
+    assert facts is not None
+    if config.images is not None:
+        return config
+    if config.epochs is not None:
+        images = round(config.epochs * facts.train)
+    elif config.steps is not None:
+        images = config.steps * config.batch
+    elif config.time is not None:
+        images = int(0.9 * config.time * speed())  # a tenth for the log, grids and checkpoints
+    else:
+        images = min(max(60_000, 40 * facts.train), 1_000_000)
+    images = max(config.batch, images // config.batch * config.batch)
+    return msgspec.structs.replace(config, images=images)
+
+
+def train(
+    data: Any,
+    config: Config,
+    run: Run,
+    net: nn.Module | None = None,
+    watchers: Callable[[Config], Sequence[loop.Watcher]] = lambda config: (),
+    say: Say = lambda text: None,
+    device: str | None = None,
+) -> Model:
+    """Train, or go on training, the run at `run`; returns its model. Raises UserError for whatever a person can mend."""
+    asked = config
+    plan = prepare(data, config, say, net)
+    with run.locked():
+        for reason in plan.reasons:
+            say(reason)
+        place = torch.device(device) if device else best_device()
+        torch.manual_seed(asked.seed)  # the initial weights
+        built = build_net(plan.config, plan.facts, net)
+        say(f"{plan.config.net}: {nets.parameters(built):,} parameters.")
+        placement = choose_placement(_trial(plan, built), built, place, asked.precision, _signature(plan))
+        say(f"{placement.precision}{', channels_last' if placement.channels_last else ''} on {machine(place)}.")
+        chosen = msgspec.structs.replace(
+            plan.facts, precision=placement.precision, channels_last=placement.channels_last, machine=machine(place)
+        )
+        plan.config = msgspec.structs.replace(plan.config, facts=chosen)
+        old = run.config() if run.started else None
+        if old is not None:
+            plan.config = resumed(old, plan.config, run, say)
+            placement = Placement(place, plan.facts.precision, plan.facts.channels_last)
+        trial = lambda: measured_speed(_trial(plan, built), built, placement, plan.config.batch, 3.0)
+        plan.config = budget(plan.config, trial)
+        return _fit(plan, run, built, placement, watchers, say)
+
+
+def _fit(plan: Plan, run: Run, net: nn.Module, placement: Placement, watchers: Any, say: Say) -> Model:
+    config = plan.config
+    schedule = choose(schedules.SCHEDULES, config.schedule, "schedule")()
+    if schedule.terminal_snr > 1e-3:
+        say(
+            f"The schedule ends at a signal-to-noise ratio of {schedule.terminal_snr:.2g}: sampling begins from a noise that "
+            "training never saw. The option mended=true of linear avoids it."
+        )
+    state = loop.start(config, net, schedule, plan.facts.sigma_data, placement)
+    saved = checkpoint.newest(run.checkpoints)
+    if saved is not None:
+        for note in saved.notes:
+            say(note)
+        loop.restore(state, saved)
+        if state.images >= (config.images or 0):
+            say(
+                f"This run is finished: {state.images:,} images seen. To go on, type a larger budget, as in --images {2 * state.images}."
+            )
+            return assemble(state.ema.net, config, placement, run.path, state.images)
+        say(f"Resuming after {state.images:,} of {config.images:,} images.")
+    else:
+        say(
+            f"{config.images:,} images in all, {config.images / plan.facts.train:.1f} epochs, batches of {config.batch}."
+        )
+    run.write_config(config)
+    run.rewind_log(state.images)
+    codec = AffineCodec(**plan.facts.codec)
+    stream = Stream(plan.train, codec, placement, config.seed, config.flip, config.label_dropout)
+    shown = lambda weights: _shown(assemble(weights, config, placement))
+    pictures = watch.Pictures(shown, run.grid, run.records, run.loss_curve)
+    everyone = (watch.Log(run.log), *watchers(config), pictures)
+    with stopping() as stop:
+        loop.train(config, stream, plan.held_out, state, run.checkpoints, everyone, stop.is_set)
+    return assemble(state.ema.net, config, placement, run.path, state.images)
+
+
+def _shown(model: Model, count: int = 16) -> np.ndarray:
+    """The pictures of a training grid: 16 samples of seed 0, labels in turn."""
+    labels = [i % len(model.labels) for i in range(count)] if model.labels else None
+    return model.displayed(model.sample(count, seed=0, label=labels))
+
+
+def resumed(old: Config, new: Config, run: Run, say: Say) -> Config:
+    """The config that a run goes on with; raises UserError if it differs in more than budget, log and device."""
+    raw_old, raw_new = builtins(old), builtins(new)
+    different = [name for name in raw_old if name not in FREE and raw_old[name] != raw_new[name]]
+    facts_old, facts_new = raw_old["facts"] or {}, raw_new["facts"]
+    if facts_old.get("fingerprint") != facts_new["fingerprint"]:
+        raise UserError(
+            f"{run.path} was trained on other pictures ({facts_old.get('data')}, {facts_old.get('train'):,} to train on). "
+            "Name another folder: --run NEW."
+        )
+    if different:
+        changes = ", ".join(
+            f"--{n.replace('_', '-')} was {_short(raw_old[n])}, now {_short(raw_new[n])}" for n in different
+        )
+        raise UserError(
+            f"{run.path} was begun with other settings: {changes}. Type the old ones, or name another folder: --run NEW."
+        )
+    facts = msgspec.structs.replace(new.facts, data=old.facts.data) if old.facts and new.facts else new.facts
+    if new.precision == "auto" and old.facts and facts:
+        facts = msgspec.structs.replace(facts, precision=old.facts.precision, channels_last=old.facts.channels_last)
+    elif old.facts and facts and facts.precision != old.facts.precision:
+        say(
+            f"Precision changes from {old.facts.precision} to {facts.precision}: the run goes on, but no longer bit for bit."
+        )
+    same_budget = all(getattr(new, n) in (None, getattr(old, n)) for n in BUDGET)
+    new = msgspec.structs.replace(new, facts=facts)
+    if same_budget:
+        return msgspec.structs.replace(new, **{n: getattr(old, n) for n in BUDGET})
+    say("The budget changes: the learning rate and the averages follow the new one, so this is a new trajectory.")
+    return new
+
+
+def _short(value: Any) -> str:
+    return str(Spec.of(value)) if isinstance(value, dict) else str(value)
+
+
+def _trial(plan: Plan, net: nn.Module) -> Callable[[nn.Module, Placement], None]:
+    """One forward and backward pass, as the loop does them, on real pictures; for measuring."""
+    config, facts = plan.config, plan.facts
+    schedule = choose(schedules.SCHEDULES, config.schedule, "schedule")()
+    positions = torch.arange(-(-config.batch // config.accumulate))
+    codec = AffineCodec(**facts.codec)
+
+    def step(net: nn.Module, placement: Placement) -> None:
+        denoiser = Denoiser(net.train(), schedule, config.predict, config.c_noise, facts.sigma_data)
+        x0, cond = Stream(plan.train, codec, placement, config.seed, config.flip, config.label_dropout).batch(positions)
+        t = torch.full((len(positions),), schedule.time(LOWEST / 6), dtype=torch.float64)
+        with placement.autocast():
+            loss = denoising_loss(denoiser, x0, t, torch.zeros_like(x0), config.weight, config.distance, **cond)
+        loss.mean().backward()
+        net.zero_grad(set_to_none=True)
+
+    return step
+
+
+def _signature(plan: Plan) -> str:
+    return f"{plan.config.net} {plan.facts.shape} {plan.config.batch} {plan.config.accumulate}"
+
+
+@contextmanager
+def stopping() -> Iterator[threading.Event]:
+    """An event that is set by the first Ctrl-C or SIGTERM; the second Ctrl-C interrupts at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may catch signals
+        yield stop
+        return
+
+    def ask(number: int, frame: Any) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

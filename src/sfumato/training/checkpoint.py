@@ -1,0 +1,120 @@
+"""Checkpoints: folders of safetensors and one JSON file, whole or not there at all, and never a pickle."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..errors import UserError
+
+FORMAT = 1
+
+
+class Broken(Exception):
+    """A checkpoint that is truncated, altered or incomplete; the text says how."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint read back: its tensors by file and name, its state, and sentences on others that could not be used."""
+
+    path: Path
+    tensors: dict[str, dict[str, Tensor]]
+    state: dict[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+def save(folder: Path, images: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
+    """Write `folder`/IMAGES: each set of tensors as NAME.safetensors, and state.json with their digests.
+
+    Everything is written to a temporary sibling, flushed to the disk, and then renamed.
+    """
+    target = folder / f"{images:09d}"
+    sibling = folder / f".{target.name}.{os.getpid()}"
+    shutil.rmtree(sibling, ignore_errors=True)
+    sibling.mkdir(parents=True)
+    digests = {}
+    for name, content in tensors.items():
+        file = sibling / f"{name}.safetensors"
+        save_file({key: tensor.detach().cpu().contiguous() for key, tensor in content.items()}, file)
+        digests[name] = _digest(file)
+    document = {"format": FORMAT, "images": images, "digests": digests, **state}
+    (sibling / "state.json").write_text(json.dumps(document, indent=1))
+    for file in sibling.iterdir():
+        _flush(file)
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(sibling, target)
+    _flush(folder)
+    return target
+
+
+def load(path: Path, names: tuple[str, ...] | None = None) -> Checkpoint:
+    """Read a checkpoint, or only the named sets of tensors; raises Broken unless it is whole."""
+    try:
+        state = json.loads((path / "state.json").read_text())
+        digests = state["digests"]
+        tensors = {}
+        for name, digest in digests.items():
+            if names is not None and name not in names:
+                continue
+            file = path / f"{name}.safetensors"
+            if _digest(file) != digest:
+                raise Broken(f"{file} is not what was written (truncated or altered)")
+            tensors[name] = load_file(file)
+    except (OSError, KeyError, ValueError) as error:
+        raise Broken(f"{path} cannot be read ({type(error).__name__}: {error})") from None
+    return Checkpoint(path, tensors, state)
+
+
+def listed(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest first."""
+    return sorted(p for p in folder.glob("[0-9]*") if p.is_dir()) if folder.is_dir() else []
+
+
+def newest(folder: Path, names: tuple[str, ...] | None = None) -> Checkpoint | None:
+    """The newest whole checkpoint, with a note on each newer one that is broken; None if there is none at all.
+
+    Raises UserError if there are checkpoints but none is whole.
+    """
+    notes: list[str] = []
+    for path in reversed(listed(folder)):
+        try:
+            found = load(path, names)
+        except Broken as error:
+            notes.append(f"{error}; an older checkpoint is used.")
+            continue
+        return Checkpoint(found.path, found.tensors, found.state, tuple(notes))
+    if notes:
+        raise UserError(
+            f"No checkpoint in {folder} is whole: {notes[0].split(';')[0]}. Train again into a new folder: --run NEW."
+        )
+    return None
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints, and what interrupted writers left behind."""
+    for path in listed(folder)[:-keep]:
+        shutil.rmtree(path, ignore_errors=True)
+    for path in folder.glob(".[0-9]*"):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _digest(file: Path) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _flush(path: Path) -> None:
+    """Bring a file, or a folder's list of names, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

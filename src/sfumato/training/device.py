@@ -1,0 +1,134 @@
+"""Where and in which precision a network runs: applied to it from outside, chosen by measurement."""
+
+import contextlib
+import copy
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A device, the precision of its matrix products, and the memory layout of pictures."""
+
+    device: torch.device
+    precision: str = "float32"  # or bfloat16, by autocast
+    channels_last: bool = False
+
+    @property
+    def layout(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def net(self, net: nn.Module) -> nn.Module:
+        """Move a network here, in place."""
+        return net.to(self.device, memory_format=self.layout)
+
+    def images(self, x: Tensor) -> Tensor:
+        """Move pictures (B, C, H, W) here, without waiting for the copy."""
+        return x.to(self.device, memory_format=self.layout, non_blocking=True)
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """The context that a forward pass runs in."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16")
+
+
+def best_device() -> torch.device:
+    """The accelerator if torch sees one, else the CPU."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return accelerator or torch.device("cpu")
+
+
+def machine(device: torch.device) -> str:
+    """What a measurement belongs to: processor, threads and torch version."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    else:
+        name = _processor() + (f", {torch.get_num_threads()} threads" if device.type == "cpu" else f", {device.type}")
+    return f"{name}, torch {torch.__version__}"
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def cache_folder() -> Path:
+    """SFUMATO_CACHE, else sfumato/ in the user's cache folder."""
+    if folder := os.environ.get("SFUMATO_CACHE"):
+        return Path(folder)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sfumato"
+
+
+def choose(
+    step: Callable[[nn.Module, Placement], None], net: nn.Module, device: torch.device, asked: str, name: str
+) -> Placement:
+    """The fastest placement for a network's training step, measured once per machine and network and then remembered.
+
+    step     runs one forward and backward pass of a network in a placement
+    asked    'float32' or 'bfloat16' to decide only the layout, 'auto' to decide both
+    name     what tells this network and batch from others
+    """
+    precisions = ["float32", "bfloat16"] if asked == "auto" else [asked]
+    candidates = [Placement(device, p, layout) for p in precisions for layout in (False, True)]
+    file = cache_folder() / "placements.json"
+    key = hashlib.blake2b(f"{machine(device)}|{name}|{asked}".encode(), digest_size=12).hexdigest()
+    known = _read(file)
+    if key not in known:
+        times = [min(_seconds(step, copy.deepcopy(net), placement) for _ in range(2)) for placement in candidates]
+        best = candidates[times.index(min(times))]
+        known = _read(file) | {key: {"precision": best.precision, "channels_last": best.channels_last}}
+        with contextlib.suppress(OSError):  # a cache that cannot be written costs a measurement next time, no more
+            file.parent.mkdir(parents=True, exist_ok=True)
+            sibling = file.with_name(f".{file.name}.{os.getpid()}")
+            sibling.write_text(json.dumps(known, indent=1))
+            os.replace(sibling, file)
+    return Placement(device, **known[key])
+
+
+def speed(
+    step: Callable[[nn.Module, Placement], None], net: nn.Module, placement: Placement, images: int, seconds: float
+) -> float:
+    """Images a second of a training step of `images` pictures, measured for about so many seconds on a copy."""
+    net = placement.net(copy.deepcopy(net))
+    step(net, placement)
+    _wait(placement.device)
+    start, steps = time.perf_counter(), 0
+    while time.perf_counter() - start < seconds:
+        step(net, placement)
+        _wait(placement.device)
+        steps += 1
+    return steps * images / (time.perf_counter() - start)
+
+
+def _seconds(step: Callable[[nn.Module, Placement], None], net: nn.Module, placement: Placement) -> float:
+    net = placement.net(net)
+    step(net, placement)  # the first call allocates and compiles kernels
+    _wait(placement.device)
+    start = time.perf_counter()
+    step(net, placement)
+    _wait(placement.device)
+    return time.perf_counter() - start
+
+
+def _wait(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
+def _read(file: Path) -> dict:
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}

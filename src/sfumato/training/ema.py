@@ -1,0 +1,36 @@
+"""The average of the weights that pictures are drawn from."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+
+class EMA:
+    """An exponential moving average of a network's weights, with its memory counted in images.
+
+    average += (1 - d) (weights - average),    d = 2^(-batch / half_life)
+
+    At first the memory is short, `ramp` of the images seen, so that the random start is forgotten (Karras et al. 2022,
+    appendix F). Floating buffers (BatchNorm statistics) are averaged alike, integer ones copied.
+    """
+
+    def __init__(self, net: nn.Module, half_life: float, ramp: float = 0.05):
+        self.net = copy.deepcopy(net).eval().requires_grad_(False)
+        self.half_life, self.ramp = half_life, ramp
+
+    @torch.no_grad()
+    def update(self, net: nn.Module, images: int, batch: int) -> None:
+        """Take in the weights after a step of `batch` images that made `images` in all."""
+        half_life = min(self.half_life, self.ramp * images)
+        share = 1 - 0.5 ** (batch / half_life)
+        mine, theirs = tensors(self.net), tensors(net)
+        floating = [name for name, tensor in mine.items() if tensor.is_floating_point()]
+        torch._foreach_lerp_([mine[n] for n in floating], [theirs[n] for n in floating], share)
+        for name in mine.keys() - set(floating):
+            mine[name].copy_(theirs[name])
+
+
+def tensors(net: nn.Module) -> dict[str, Tensor]:
+    """Parameters and stored buffers by name, without gradient."""
+    return {name: tensor.detach() for name, tensor in net.state_dict(keep_vars=True).items()}

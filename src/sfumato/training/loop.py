@@ -1,0 +1,266 @@
+"""The training loop, on one screen: draw, noise, predict, weigh, step, average, log, save."""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import draws, losses
+from ..config import Config
+from ..data import Images
+from ..denoisers import Denoiser
+from ..errors import UserError
+from ..schedules import DENSITIES, Schedule
+from ..spec import Spec, choose
+from . import checkpoint
+from .device import Placement
+from .ema import EMA, tensors
+from .stream import Stream
+
+BANDS = (-4.0, 0.0, 4.0)  # log-SNR between which losses are logged apart, from most noise to least
+
+
+def _adam(parameters: Any, lr: float, *, betas: tuple[float, float] = (0.9, 0.99)) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, lr, betas, fused=True)
+
+
+def _adamw(
+    parameters: Any, lr: float, *, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.01
+) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr, betas, weight_decay=weight_decay, fused=True)
+
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"adam": _adam, "adamw": _adamw}
+
+
+@dataclass
+class State:
+    """Everything that training changes."""
+
+    denoiser: Denoiser
+    ema: EMA
+    optimizer: torch.optim.Optimizer
+    images: int = 0  # position in the training stream
+    tally: Tensor = field(default_factory=lambda: torch.zeros(2, len(BANDS) + 1, dtype=torch.float64))  # sums, counts
+    grad_norm: float = math.nan
+
+    @property
+    def net(self) -> nn.Module:
+        return self.denoiser.net  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Event:
+    """What watchers are told: start, step, log, checkpoint or end; they must not change the state."""
+
+    kind: str
+    state: State
+    record: dict[str, Any] | None = None  # the line of the log, for kind 'log'
+
+
+Watcher = Callable[[Event], None]
+
+
+def train(
+    config: Config,
+    stream: Stream,
+    held_out: Images,
+    state: State,
+    folder: Path,
+    watch: Sequence[Watcher] = (),
+    stop: Callable[[], bool] = lambda: False,
+) -> State:
+    """Train until `config.images` have been seen or `stop()` says so, saving checkpoints in `folder`."""
+    tell = lambda kind, record=None: [watcher(Event(kind, state, record)) for watcher in watch]
+    budget, seed, placement = config.images or 0, config.seed, stream.placement
+    log_every, clock = config.log_every or max(config.batch, budget // 200), _Clock(state.images)
+    tell("start")
+    while state.images < budget and not stop():
+        state.net.train()
+        positions = torch.arange(state.images, state.images + config.batch)
+        rate = learning_rate(config, state.images)
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        for micro, part in enumerate(positions.chunk(config.accumulate)):
+            with clock.waiting():
+                x0, cond = stream.batch(part)
+            t = times(config.times, state.denoiser, draws.golden(seed, "time", part))
+            eps = placement.images(draws.normal(draws.keys(seed, "noise", part.to(placement.device)), x0.shape[1:]))
+            torch.manual_seed(
+                int(draws.words(draws.keys(seed, "dropout", state.images, micro), 1))
+            )  # torch draws its masks
+            with placement.autocast():
+                loss = losses.denoising_loss(state.denoiser, x0, t, eps, config.weight, config.distance, **cond)
+            (loss.sum() / config.batch).backward()
+            tally(state, loss.detach(), t)
+        norm = nn.utils.clip_grad_norm_(state.net.parameters(), config.clip or math.inf, foreach=True)
+        state.optimizer.step()
+        state.optimizer.zero_grad(set_to_none=True)
+        state.images += config.batch
+        state.ema.update(state.net, state.images, config.batch)
+        tell("step")
+
+        if _crossed(state.images, config.batch, log_every) or state.images >= budget:
+            record = {"images": state.images, "lr": rate, "grad_norm": norm.item(), **averages(state)}
+            _refuse_nonfinite(record, config)
+            if _crossed(state.images, config.batch, 8 * log_every) or state.images >= budget:
+                record["held_out_loss"] = held_out_loss(config, state, held_out, stream)
+            tell("log", record | clock.lap(state.images))
+        every = config.checkpoint_every
+        if (_crossed(state.images, config.batch, every) if every else clock.checkpoint_due()) and state.images < budget:
+            save(folder, config, state)
+            tell("checkpoint")
+    save(folder, config, state)
+    tell("checkpoint")
+    tell("end")
+    return state
+
+
+def times(density: Spec, denoiser: Denoiser, u: Tensor) -> Tensor:
+    """Training times (B,) from u (B,), none beyond where the denoiser is defined."""
+    return choose(DENSITIES, density, "density of training times")(denoiser.schedule, u).clamp_max(denoiser.t_max)
+
+
+def learning_rate(config: Config, images: int) -> float:
+    """The rate of the step that begins after so many images: a linear warm-up, then a cosine to 0, or constant."""
+    budget = config.images or 1
+    warmup = budget // 50 if config.warmup is None else config.warmup
+    rate = config.lr * min(1.0, (images + config.batch) / warmup) if warmup else config.lr
+    if config.rate == "cosine":
+        rate *= 0.5 + 0.5 * math.cos(math.pi * min(1.0, images / budget))
+    return rate
+
+
+def tally(state: State, loss: Tensor, t: Tensor) -> None:
+    """Add the losses (B,) of times t (B,) to the sums that the next line of the log averages."""
+    band = torch.bucketize(state.denoiser.schedule.log_snr(t), torch.tensor(BANDS, dtype=torch.float64)).to(loss.device)
+    state.tally[0].index_add_(0, band, loss.double())
+    state.tally[1].index_add_(0, band, torch.ones_like(loss, dtype=torch.float64))
+
+
+def averages(state: State) -> dict[str, Any]:
+    """The mean loss since the last line of the log, all and by band of noise; empties the tally."""
+    sums, counts = state.tally.tolist()
+    state.tally.zero_()
+    edges = ("", *(f"{edge:g}" for edge in BANDS), "")
+    names = [f"{low}..{high}" for low, high in zip(edges, edges[1:], strict=False)]
+    bands = {name: s / n for name, s, n in zip(names, sums, counts, strict=True) if n}
+    return {"loss": sum(sums) / max(1, sum(counts)), "loss_bands": bands}
+
+
+@torch.no_grad()
+def held_out_loss(config: Config, state: State, images: Images, stream: Stream, count: int = 256) -> float | None:
+    """The loss of the averaged weights on pictures never trained on, at times and noise that never change."""
+    count, placement = min(count, len(images)), stream.placement
+    if count == 0:
+        return None
+    total = 0.0
+    averaged = state.denoiser.with_net(state.ema.net)
+    for part in torch.arange(count).split(config.batch):
+        found = images.batch(part)
+        x0 = stream.codec.encode(placement.images(found["image"]))
+        cond = {"label": found["label"].to(placement.device)} if "label" in found else {}
+        t = times(config.times, averaged, draws.golden(config.seed, "held-out time", part))
+        eps = draws.normal(draws.keys(config.seed, "held-out noise", part.to(placement.device)), x0.shape[1:])
+        with placement.autocast():
+            loss = losses.denoising_loss(averaged, x0, t, eps, config.weight, config.distance, **cond)
+        total += loss.double().sum().item()
+    return total / count
+
+
+# ---- saving and loading ----------------------------------------------------------------------------------------------
+
+
+def start(config: Config, net: nn.Module, schedule: Schedule, sigma_data: float, placement: Placement) -> State:
+    """The state before the first image; with the network moved to its place."""
+    net = placement.net(net)
+    denoiser = Denoiser(net, schedule, config.predict, config.c_noise, sigma_data)
+    half_life = config.ema or max(config.batch, (config.images or 0) // 20)
+    trainable = [p for p in net.parameters() if p.requires_grad]
+    state = State(
+        denoiser, EMA(net, half_life), choose(OPTIMIZERS, config.optimizer, "optimizer")(trainable, config.lr)
+    )
+    state.tally = state.tally.to(placement.device)
+    return state
+
+
+def save(folder: Path, config: Config, state: State) -> None:
+    """Write a checkpoint and remove those that are no longer kept."""
+    names = {p: name for name, p in state.net.named_parameters()}
+    moments = {
+        f"{names[p]}.{key}": value
+        for p, values in state.optimizer.state.items()
+        for key, value in values.items()
+        if isinstance(value, Tensor)
+    }
+    document = {"tally": state.tally.tolist(), "half_life": state.ema.half_life}
+    weights = {"model": tensors(state.net), "ema": tensors(state.ema.net), "optimizer": moments}
+    checkpoint.save(folder, state.images, weights, document)
+    checkpoint.prune(folder, config.keep)
+
+
+def restore(state: State, saved: checkpoint.Checkpoint) -> None:
+    """Put a checkpoint into a fresh state."""
+    state.net.load_state_dict(saved.tensors["model"])
+    state.ema.net.load_state_dict(saved.tensors["ema"])
+    for name, parameter in state.net.named_parameters():
+        keys = ("step", "exp_avg", "exp_avg_sq")
+        found = {key: saved.tensors["optimizer"].get(f"{name}.{key}") for key in keys}
+        if found["step"] is not None:
+            like = {key: v if key == "step" else torch.empty_like(parameter).copy_(v) for key, v in found.items()}
+            state.optimizer.state[parameter] = like
+    state.images = saved.state["images"]
+    state.tally.copy_(torch.tensor(saved.state["tally"], dtype=torch.float64))
+
+
+# ---- small pieces ----------------------------------------------------------------------------------------------------
+
+
+class _Clock:
+    """What the loop times: its speed, how long it waited for data, and when the next checkpoint is due."""
+
+    def __init__(self, images: int, checkpoint_seconds: float = 600.0):
+        self.images, self.waited, self.every = images, 0.0, checkpoint_seconds
+        self.last = self.saved = time.perf_counter()
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        begun = time.perf_counter()
+        yield
+        self.waited += time.perf_counter() - begun
+
+    def lap(self, images: int) -> dict[str, float]:
+        """Speed since the last line of the log; the only fields of the log that two equal runs do not share."""
+        now = time.perf_counter()
+        elapsed, self.last = now - self.last, now
+        lap = {
+            "images_per_second": round((images - self.images) / elapsed, 2),
+            "data_wait": round(self.waited / elapsed, 4),
+        }
+        self.images, self.waited = images, 0.0
+        return lap
+
+    def checkpoint_due(self) -> bool:
+        due = time.perf_counter() - self.saved >= self.every
+        if due:
+            self.saved = time.perf_counter()
+        return due
+
+
+def _crossed(images: int, batch: int, every: int) -> bool:
+    """Whether the last step passed a multiple of `every`."""
+    return images // every > (images - batch) // every
+
+
+def _refuse_nonfinite(record: dict[str, Any], config: Config) -> None:
+    if not math.isfinite(record["loss"]):
+        raise UserError(
+            f"The loss became {record['loss']} after {record['images']:,} images; the last checkpoint is untouched. "
+            f"Try a lower rate, --lr {config.lr / 3:.1g}, or --precision float32, in a new folder: --run NEW."
+        )
