@@ -36,7 +36,7 @@ def train(
     data: Any,
     run: str | Path | None = None,
     recipe: str | None = None,
-    net: "nn.Module | None" = None,
+    net: "nn.Module | str | None" = None,
     device: str | None = None,
     quiet: bool = False,
     **options: Any,
@@ -46,11 +46,13 @@ def train(
     data      a folder, an idx or .npy file, 'digits', an array (N, H, W[, C]) or a tensor (N, C, H, W)
     run       the run folder, runs/DATA-RECIPE unless said
     recipe    a name from `sfumato recipes`
-    net       a network of your own: net(x, c_noise, **cond) -> (B, C, H, W)
-    options   any field of `sfumato.config.Config`: images=200_000, lr=3e-4, net_options go as net="unet:width=96"
+    net       a network of your own, net(x, c_noise, **cond) -> (B, C, H, W), or one by name, as in "unet:width=96"
+    options   any field of `sfumato.config.Config`: images=200_000, lr=3e-4, schedule="cosine"
     """
     from .commands.train import run_training
 
+    if isinstance(net, str):
+        options, net = options | {"net": net}, None
     return run_training(data, run, recipe or "default", net, device, quiet, options)
 
 

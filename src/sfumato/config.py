@@ -5,6 +5,7 @@ the run began. Together they are `config.json`, and all that is needed to rebuil
 """
 
 import json
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
 
 import msgspec
@@ -113,8 +114,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Noise schedule, as in linear:steps=1000."""
     predict: str = "edm"
     """What the network predicts: noise, image, v, flow or edm."""
-    c_noise: str = "log_snr"
-    """How the network is told the noise level: log_snr, steps or time."""
+    c_noise: str | None = None
+    """How the network is told the noise level: log_snr, steps or time; as it was made for unless said."""
     weight: Choice = Spec("edm")
     """Weight of the loss by noise level, as in min_snr:g=5."""
     distance: Choice = Spec("l2")
@@ -174,14 +175,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 BUDGET = ("images", "epochs", "steps", "time")
 FREE = (*BUDGET, "checkpoint_every", "keep", "log_every", "precision", "solver", "sampling_steps", "facts", "schema")
 
-_TABLES = {
+_TABLES: dict[str, tuple[str, Iterable[str]]] = {
     "predict": ("parameterization", ROWS),
     "c_noise": ("c_noise", C_NOISE),
     "precision": ("precision", ("auto", "float32", "bfloat16")),
     "rate": ("rate", ("cosine", "constant")),
     "fit": ("fit", ("crop", "pad", "stretch")),
 }
-_SPECS = {
+_SPECS: dict[str, tuple[str, Mapping[str, Callable]]] = {
     "schedule": ("schedule", schedules.SCHEDULES),
     "weight": ("weight", WEIGHTS),
     "distance": ("distance", DISTANCES),
@@ -204,11 +205,9 @@ def checked(config: Config | dict[str, Any]) -> Config:
         text, _, where = str(error).partition(" - at `$.")
         raise UserError(f"{text}{f' for {where[:-1]}' if where else ''}.") from None
     if config.schema > SCHEMA:
-        raise UserError(
-            f"This run was written by a newer version (schema {config.schema}, known is {SCHEMA}); upgrade."
-        )
+        raise UserError(f"This run was written by a newer version (schema {config.schema}, known is {SCHEMA}); upgrade.")
     for name, (what, names) in _TABLES.items():
-        if getattr(config, name) not in names:
+        if getattr(config, name) not in [*names, None]:
             raise unknown(what, getattr(config, name), names)
     for name, (what, table) in _SPECS.items():
         choose(table, getattr(config, name), what)

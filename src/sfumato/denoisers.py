@@ -102,7 +102,7 @@ ROWS: dict[str, Row] = {
     "edm": Row(  # (Karras et al. 2022, table 1)
         _edm,
         target=lambda x0, eps, a, s, sd: (s * x0 - a * sd**2 * eps) / (sd * ((a * sd) ** 2 + s**2) ** 0.5),
-        log_weight=lambda log_snr, sd: torch.logaddexp(log_snr, torch.full_like(log_snr, -2 * math.log(sd))),
+        log_weight=lambda log_snr, sd: softplus(log_snr + 2 * math.log(sd)) - 2 * math.log(sd),
     ),
 }
 
@@ -115,9 +115,7 @@ def _quarter_log(log_snr: Tensor, trained: Schedule) -> Tensor:
 def _steps(log_snr: Tensor, trained: Schedule) -> Tensor:
     """The step number 0 .. T - 1 of a network trained on T steps, with fractions between them."""
     if trained.steps is None:
-        raise ValueError(
-            "c_noise 'steps' numbers the steps of the schedule, but this schedule has none; use 'log_snr'."
-        )
+        raise ValueError("c_noise 'steps' numbers the steps of the schedule, but this schedule has none; use 'log_snr'.")
     return (trained.steps * trained.time(log_snr) - 1).clamp(0, trained.steps - 1)
 
 
@@ -129,12 +127,21 @@ def _time(log_snr: Tensor, trained: Schedule) -> Tensor:
 C_NOISE: dict[str, Callable[[Tensor, Schedule], Tensor]] = {"log_snr": _quarter_log, "steps": _steps, "time": _time}
 
 
+def made_for(net: object, schedule: Schedule) -> str:
+    """The row of C_NOISE that a network declares (`net.c_noise`), or that its schedule suggests.
+
+    An embedding of step numbers meets a schedule without steps as 1000 t.
+    """
+    declared = getattr(net, "c_noise", "steps" if schedule.steps else "log_snr")
+    return "time" if declared == "steps" and schedule.steps is None else declared
+
+
 class Denoiser:
     """A network read through a row of the table, on a schedule: `Denoiser(net, schedule, predict="noise")`.
 
     net          `net(x, c_noise, **cond)` -> (B, kC, ...), of which the first C channels are the prediction F
     predict      a row of ROWS: noise, image, v, flow, edm
-    c_noise      a row of C_NOISE, fixed with the schedule of training; None: 'steps' if that has steps, else 'log_snr'
+    c_noise      a row of C_NOISE, fixed with the schedule of training; None: what the network was made for
     sigma_data   standard deviation of x0, used by `edm` alone
     """
 
@@ -148,7 +155,7 @@ class Denoiser:
     ):
         if predict not in ROWS:
             raise unknown("parameterization", predict, ROWS)
-        self.c_noise = c_noise or ("steps" if schedule.steps else "log_snr")
+        self.c_noise = c_noise or made_for(net, schedule)
         if self.c_noise not in C_NOISE:
             raise unknown("c_noise", self.c_noise, C_NOISE)
         self.net, self.schedule, self.predict, self.sigma_data = net, schedule, predict, sigma_data
@@ -157,6 +164,11 @@ class Denoiser:
     @property
     def row(self) -> Row:
         return ROWS[self.predict]
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """What the network declares that it can be told, by name."""
+        return getattr(self.net, "conditions", {})
 
     @property
     def t_max(self) -> float:
@@ -193,19 +205,25 @@ class Denoiser:
 
     def output(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
         """The network's raw output for an input already scaled by c_in, (B, kC, ...) in x's dtype."""
+        for name in cond:
+            self._declares(name)
         c_noise = C_NOISE[self.c_noise](self.schedule.log_snr(t), self.trained)
         return self.net(x, c_noise.to(x.device, torch.float32, non_blocking=True).expand(len(x)), **cond).to(x.dtype)
 
     def null(self, cond: dict[str, Any]) -> dict[str, Any]:
         """The same conditions, each replaced by what the network was taught to read as 'none given'."""
-        declared = getattr(self.net, "conditions", {})
         nulls = {}
         for name, value in cond.items():
-            if name.removesuffix("_given") not in declared:
-                raise unknown("condition of this network called", name, declared)
-            classes = getattr(declared.get(name), "classes", None)
+            self._declares(name)
+            classes = getattr(self.conditions.get(name), "classes", None)
             if classes is not None:
                 nulls[name] = torch.full_like(value, classes)
-            elif name in declared:
+            elif name in self.conditions:
                 nulls |= {name: value, f"{name}_given": torch.zeros(len(value), dtype=torch.bool, device=value.device)}
         return nulls
+
+    def _declares(self, name: str) -> None:
+        """Refuse a condition that the network has not declared; a plain function, which declares nothing, takes all."""
+        declared = getattr(self.net, "conditions", None)
+        if declared is not None and name.removesuffix("_given") not in declared:
+            raise unknown("condition of this network called", name, declared)

@@ -6,7 +6,8 @@ same sample number, therefore always meets the same noise, on every device, befo
 
 The generator is Philox-4x32-10 (Salmon, Moraes, Dror & Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3"), the
 counter-based generator of Random123, here in vectorised integer tensor operations. Its 128-bit counter holds (block,
-call, position), its 64-bit key holds (seed, purpose), so that no two addresses can meet.
+call, position), its 64-bit key holds (seed, purpose), so that no two addresses can meet. A purpose is a word, kept as
+its CRC-32.
 """
 
 import math

@@ -17,4 +17,4 @@ def unknown(what: str, name: str, names: Iterable[str]) -> UserError:
     names = sorted(names)
     near = get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    return UserError(f"There is no {what} '{name}'; there is {', '.join(names)}.{hint}")
+    return UserError(f"There is no {what} '{name}'; there is {', '.join(names) or 'none'}.{hint}")

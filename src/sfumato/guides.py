@@ -8,12 +8,13 @@ w = 1 is no guidance. With 'worse' the same network not told the condition this 
 guide is again a denoiser, guides nest, and every solver takes them.
 """
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .denoisers import Denoiser, Denoises
+from .denoisers import Denoises
 from .schedules import Schedule
 
 
@@ -31,23 +32,27 @@ class Guided:
     def t_max(self) -> float:
         return getattr(self.denoise, "t_max", 1.0)
 
+    def null(self, cond: dict[str, Any]) -> dict[str, Any]:
+        """The conditions of a sample that is told nothing; see Denoiser.null."""
+        return self.denoise.null(cond)  # type: ignore[attr-defined]
+
 
 class cfg(Guided):
-    """Classifier-free guidance (Ho & Salimans 2022, eq. 6), both guesses in one pass of the network.
+    """Classifier-free guidance, both guesses in one pass of the network.
 
     x0_hat = x0(null) + w (x0(cond) - x0(null)),    w = guidance; 1 is none, 0 ignores the condition
+
+    Ho & Salimans 2022, eq. 6, whose w is ours minus 1. Needs a denoiser with `null`, a Denoiser or a guide around one.
     """
 
-    denoise: Denoiser
-
-    def __init__(self, denoise: Denoiser, guidance: float = 2.0):
+    def __init__(self, denoise: Denoises, guidance: float = 2.0):
         super().__init__(denoise)
         self.guidance = guidance
 
     def __call__(self, x_t: Tensor, t: float | Tensor, **cond: Any) -> Tensor:
         if not cond:
             raise ValueError("Guidance needs a condition to guide towards, such as label=...; none was given.")
-        null = self.denoise.null(cond)
+        null = self.null(cond)
         given = cond | {name: torch.ones_like(flag) for name, flag in null.items() if name not in cond}
         both = {name: torch.cat((given[name], null[name])) for name in null}
         t2 = t if not isinstance(t, Tensor) or t.numel() == 1 else torch.cat((t, t))
@@ -67,6 +72,5 @@ class interval(Guided):
         self.plain, self.low, self.high = plain, low, high
 
     def __call__(self, x_t: Tensor, t: float | Tensor, **cond: Any) -> Tensor:
-        alpha, sigma = (float(c) for c in self.schedule(t))
-        inside = self.low * alpha <= sigma <= self.high * alpha
+        inside = self.low <= math.exp(-self.schedule.log_snr(float(t)) / 2) <= self.high
         return (self.denoise if inside else self.plain)(x_t, t, **cond)

@@ -20,29 +20,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .denoisers import Denoiser, softplus
+from .denoisers import ROWS, Denoiser, softplus
 from .schedules import diffuse, per_sample
 from .spec import Spec, choose
-
-
-def _simple(log_snr: Tensor, sd: float) -> Tensor:
-    """snr (Ho et al. 2020, eq. 14: unweighted noise error)."""
-    return log_snr
-
-
-def _image(log_snr: Tensor, sd: float) -> Tensor:
-    """1: unweighted image error."""
-    return torch.zeros_like(log_snr)
-
-
-def _v(log_snr: Tensor, sd: float) -> Tensor:
-    """snr + 1 (Salimans & Ho 2022, section 4)."""
-    return softplus(log_snr)
-
-
-def _flow(log_snr: Tensor, sd: float) -> Tensor:
-    """(1 + sqrt(snr))^2: unweighted velocity error (Lipman et al. 2023)."""
-    return 2 * softplus(log_snr / 2)
 
 
 def _min_snr(log_snr: Tensor, sd: float, *, g: float = 5.0) -> Tensor:
@@ -55,25 +35,20 @@ def _soft_min_snr(log_snr: Tensor, sd: float, *, g: float = 5.0) -> Tensor:
     return math.log(g) - softplus(math.log(g) - log_snr)
 
 
-def _edm(log_snr: Tensor, sd: float) -> Tensor:
-    """snr + 1 / sigma_data^2 (Karras et al. 2022, table 1)."""
-    return softplus(log_snr + 2 * math.log(sd)) - 2 * math.log(sd)
-
-
 def _p2(log_snr: Tensor, sd: float, *, k: float = 1.0, g: float = 1.0) -> Tensor:
     """snr / (k + snr)^g (Choi et al. 2022, eq. 8); g = 0 is 'simple'."""
     return log_snr - g * (math.log(k) + softplus(log_snr - math.log(k)))
 
 
-# Each row: (log_snr, sigma_data) -> log(weight on the x0 error).
+# Each row: (log_snr, sigma_data) -> log(weight on the x0 error). The first five count all errors of one row's output alike.
 WEIGHTS: dict[str, Callable[..., Tensor]] = {
-    "simple": _simple,
-    "image": _image,
-    "v": _v,
-    "flow": _flow,
+    "simple": ROWS["noise"].log_weight,  # snr (Ho et al. 2020, eq. 14)
+    "image": ROWS["image"].log_weight,  # 1
+    "v": ROWS["v"].log_weight,  # snr + 1 (Salimans & Ho 2022, section 4)
+    "flow": ROWS["flow"].log_weight,  # (1 + sqrt(snr))^2 (Lipman et al. 2023)
+    "edm": ROWS["edm"].log_weight,  # snr + 1 / sigma_data^2 (Karras et al. 2022, table 1)
     "min_snr": _min_snr,
     "soft_min_snr": _soft_min_snr,
-    "edm": _edm,
     "p2": _p2,
 }
 

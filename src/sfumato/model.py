@@ -1,6 +1,5 @@
 """A trained model: a denoiser, the codec of its pictures, and the names of its labels."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from .run import Run
 from .spec import Spec, choose
 from .training import checkpoint
 from .training.device import Placement, best_device
+from .training.ema import fill
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Model:
     path: Path | None = None
     images: int = 0
     notes: tuple[str, ...] = ()
-    evaluations: int = field(default=0, init=False)  # of the network, a sample, in the last call of `sample`
+    evaluations: int = field(default=0, init=False)  # of the network, for each sample of the last call of `sample`
 
     @property
     def facts(self) -> Facts:
@@ -83,16 +83,20 @@ class Model:
         """
         if n < 1:
             raise UserError(f"Expected at least 1 sample, found {n}.")
-        steps, solver = steps or self.config.sampling_steps, Spec.of(solver or self.config.solver)
+        steps = self.config.sampling_steps if steps is None else steps
+        if steps < 1:
+            raise UserError(f"A sampler takes at least 1 step, found {steps}.")
+        if not 0 <= seed < 2**32:
+            raise UserError(f"A seed is a whole number from 0 to {2**32 - 1}, found {seed}.")
+        solver = Spec.of(self.config.solver if solver is None else solver)
         choose(samplers.SOLVERS, solver, "solver")
         numbers = torch.arange(first, first + n)
-        given = {name: value.to(self._device) for name, value in cond.items()}
+        given: dict[str, Any] = {name: value.to(self._device) for name, value in cond.items()}
         if (drawn := self.label_numbers(label, numbers, seed)) is not None:
             given["label"] = drawn.to(self._device)
         guided = self._guided(guidance, interval, bool(given))
-        counted = _Counted(guided)
-        times = self.times(steps)
-        pictures, total = [], len(numbers.split(batch)) * steps
+        net, times = self.denoiser.net, self.times(steps)
+        before, pictures, total = net.rows, [], len(numbers.split(batch)) * steps  # type: ignore[attr-defined]
         for k, part in enumerate(numbers.split(batch)):
             rows = slice(k * batch, k * batch + len(part))
 
@@ -104,11 +108,11 @@ class Model:
 
             x = self.start(part, seed, times[0].item())
             x0 = samplers.sample(
-                counted, x, solver, times=times, seeds=draws.keys(seed, "sample", part), clip=self.codec.clip,
+                guided, x, solver, times=times, seeds=draws.keys(seed, "sample", part), clip=self.codec.clip,
                 callback=follow, **{name: value[rows] for name, value in given.items()},
             )  # fmt: skip
             pictures.append(self._decoded(x0))
-        self.evaluations = counted.calls * batch // (len(numbers.split(batch)) * batch)
+        self.evaluations = (net.rows - before) // n  # type: ignore[attr-defined]
         return np.concatenate(pictures)
 
     def times(self, steps: int) -> Tensor:
@@ -137,6 +141,7 @@ class Model:
             counts = torch.tensor(self.facts.label_counts, dtype=torch.float64)
             u = draws.uniform(draws.keys(seed, "label", numbers), (), torch.float64)
             return torch.searchsorted(counts.cumsum(0) / counts.sum(), u, right=True).clamp_max(len(names) - 1)
+        label = label.tolist() if isinstance(label, np.ndarray | np.generic | Tensor) else label
         each = [label] if isinstance(label, str | int) else list(label)
         if len(each) not in (1, len(numbers)):
             raise UserError(f"Expected one label, or one for each of {len(numbers)} samples; found {len(each)}.")
@@ -146,7 +151,7 @@ class Model:
     def _label_number(self, label: str | int, names: tuple[str, ...]) -> int:
         if isinstance(label, str) and label in names:
             return names.index(label)
-        if isinstance(label, int) and 0 <= label < len(names):
+        if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < len(names):
             return label
         if isinstance(label, str) and label.isdigit() and int(label) < len(names):
             return int(label)
@@ -156,9 +161,9 @@ class Model:
         if guidance == 1:
             return self.denoiser
         if not conditioned:
-            raise UserError(
-                "Guidance needs a label to guide towards, and this model was trained without; leave it at 1."
-            )
+            raise UserError("Guidance needs a label to guide towards, and this model was trained without; leave it at 1.")
+        if self.config.label_dropout == 0:
+            raise UserError("Guidance needs a model that has also learned without labels; train with --label-dropout 0.1.")
         guided = guides.cfg(self.denoiser, guidance)
         return guides.interval(guided, self.denoiser, *interval) if interval else guided
 
@@ -191,30 +196,17 @@ class Model:
         return next(self.denoiser.net.parameters()).device  # type: ignore[attr-defined]
 
 
-class _Counted:
-    """A denoiser that counts how often it is asked."""
-
-    def __init__(self, denoise: Denoises):
-        self.denoise, self.calls = denoise, 0
-
-    @property
-    def schedule(self) -> schedules.Schedule:
-        return self.denoise.schedule
-
-    def __call__(self, x_t: Tensor, t: float | Tensor, **cond: Any) -> Tensor:
-        self.calls += 1
-        return self.denoise(x_t, t, **cond)
-
-
-class _Autocast(nn.Module):
-    """A network run in the precision it was trained in."""
+class Placed(nn.Module):
+    """A network in its place: run in the precision it was trained in, its evaluations counted."""
 
     def __init__(self, net: nn.Module, placement: Placement):
         super().__init__()
         self.net, self.placement = net, placement
         self.conditions = getattr(net, "conditions", {})
+        self.rows = 0  # evaluations so far, each of one sample
 
     def forward(self, x: Tensor, c_noise: Tensor, **cond: Tensor) -> Tensor:
+        self.rows += len(x)
         with self.placement.autocast():
             return self.net(self.placement.images(x), c_noise, **cond)
 
@@ -237,7 +229,7 @@ def assemble(net: nn.Module, config: Config, placement: Placement, path: Path | 
     facts = config.facts
     assert facts is not None
     schedule = choose(schedules.SCHEDULES, config.schedule, "schedule")()
-    ready = _Autocast(placement.net(net).eval(), placement)
+    ready = Placed(placement.net(net).eval(), placement)
     return Model(Denoiser(ready, schedule, config.predict, config.c_noise, facts.sigma_data), config, path, images)
 
 
@@ -258,14 +250,12 @@ def load(
     if saved is None:
         raise UserError(f"{run.path} has no checkpoint yet; let `sfumato train` go on until it has saved one.")
     if config.net.name == "mine" and net is None:
-        raise UserError(
-            "This run was trained with a network of its owner; load it in Python: sfumato.load(run, net=mine)."
-        )
+        raise UserError("This run was trained with a network of its owner; load it in Python: sfumato.load(run, net=mine).")
     built = build_net(config, config.facts, net)
     try:
-        built.load_state_dict(saved.tensors[weights])
-    except RuntimeError as error:
-        raise UserError(f"The weights of {run.path} do not fit the network: {json.dumps(str(error))[:200]}") from None
+        fill(built, saved.tensors[weights])
+    except ValueError as error:
+        raise UserError(f"The weights of {run.path} are not those of {config.net}: {error}.") from None
     facts = config.facts
     placement = Placement(torch.device(device) if device else best_device(), facts.precision, facts.channels_last)
     model = assemble(built, config, placement, run.path, saved.state["images"])

@@ -21,7 +21,6 @@ def _simple(batch: int) -> Config:
         net=Spec("simple_unet"),
         schedule=Spec("linear", steps=300, mended=True),
         predict="noise",
-        c_noise="steps",
         weight=Spec("simple"),
         distance=Spec("l1"),
         times=Spec("steps"),
@@ -31,8 +30,6 @@ def _simple(batch: int) -> Config:
         warmup=0,
         optimizer=Spec("adam"),
         clip=None,
-        solver=Spec("ddpm"),
-        sampling_steps=300,
     )
 
 

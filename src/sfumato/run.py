@@ -33,19 +33,11 @@ class Run:
         if path is None:
             runs = sorted(Path("runs").glob("*/config.json"), key=os.path.getmtime)
             if not runs:
-                raise UserError(
-                    "There is no run under runs/ yet; train one with `sfumato train DATA`, or name its folder."
-                )
+                raise UserError("There is no run under runs/ yet; train one with `sfumato train DATA`, or name its folder.")
             return cls(runs[-1].parent)
         run = cls.of(path)
         if not run.started:
-            found = (
-                "a folder without config.json"
-                if run.path.is_dir()
-                else "nothing"
-                if not run.path.exists()
-                else "a file"
-            )
+            found = "a folder without config.json" if run.path.is_dir() else "nothing" if not run.path.exists() else "a file"
             others = ", ".join(str(p.parent) for p in sorted(Path("runs").glob("*/config.json"))[:5])
             raise UserError(
                 f"Expected a run folder at {run.path}, found {found}. "

@@ -64,17 +64,15 @@ def ddim(denoise: Denoises, x: Tensor, t: float, s: float, state: State, draw: D
 
     with v = sigma_s^2 (1 - snr_t / snr_s). eta = 0 is deterministic, eta = 1 is `ddpm`. First order.
     """
+    if eta and s > t:
+        raise ValueError("ddim with eta > 0 adds noise on its way down and cannot follow rising times; use eta = 0.")
     alpha_t, sigma_t, alpha_s, sigma_s = _ends(denoise.schedule, t, s)
-    if (
-        sigma_t == 0
-    ):  # leaving a clean picture, where the noise is 0 / 0: take its direction from where the step arrives
+    if sigma_t == 0:  # leaving a clean picture, the noise is 0 / 0: take its direction from where the step arrives
         x0 = denoise(alpha_s * x, s)
         return alpha_s * (2 * x - x0), (*state, (t, x0))
     x0 = denoise(x, t)
     if eta == 0:
         return alpha_s * x0 + sigma_s / sigma_t * (x - alpha_t * x0), (*state, (t, x0))
-    if s > t:
-        raise ValueError("ddim with eta > 0 adds noise on its way down and cannot follow rising times; use eta = 0.")
     variance = sigma_s**2 * _forgotten(denoise.schedule, t, s)
     keep = math.sqrt(max(sigma_s**2 - eta**2 * variance, 0.0))
     x = alpha_s * x0 + keep / sigma_t * (x - alpha_t * x0) + eta * math.sqrt(variance) * draw()
@@ -126,6 +124,8 @@ def dpmpp_2m(denoise: Denoises, x: Tensor, t: float, s: float, state: State, dra
         return x_s, new
     (t_last, x0_last), (_, x0) = new[-2:]
     h, h_last = _rise(denoise.schedule, t, s) / 2, _rise(denoise.schedule, t_last, t) / 2  # infinite after alpha = 0
+    if h_last == 0:  # a time that was repeated holds no line
+        return x_s, new
     return x_s - alpha_s * math.expm1(-h) * h / (2 * h_last) * (x0 - x0_last), new
 
 

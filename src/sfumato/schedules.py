@@ -59,7 +59,7 @@ class Schedule:
         HIGHEST,
     )  # where grids that space the noise level itself begin and end
 
-    def __call__(self, t: Scalar) -> tuple[Tensor, Tensor]:
+    def __call__(self, t: float | Tensor) -> tuple[Tensor, Tensor]:
         """(alpha_t, sigma_t) with x_t = alpha_t x0 + sigma_t eps."""
         alpha, sigma = FRAMES[self.frame](self.curve(_checked(t)))
         return _like(alpha, t), _like(sigma, t)
@@ -72,7 +72,7 @@ class Schedule:
         """The t at which the schedule has this log-SNR; clamped to [0, 1] outside its range. A number gives a number."""
         log_snr64 = _float64(log_snr)
         t = self.inverse(log_snr64).clamp(0, 1)
-        end = self.curve(torch.ones(1, dtype=torch.float64))
+        end = self.curve(torch.ones((), dtype=torch.float64))
         t = torch.where(log_snr64 <= end, 1.0, torch.where(log_snr64 == math.inf, 0.0, t))
         return _as(t, log_snr)
 
@@ -96,8 +96,8 @@ class Schedule:
         spacing = spacing or self.spacing
         if spacing not in SPACINGS:
             raise unknown("spacing", spacing, SPACINGS)
-        if spacing == "steps" and (self.steps is None or steps not in (None, self.steps)):
-            raise ValueError(f"Spacing 'steps' takes the schedule's own {self.steps} steps; found {steps} asked for.")
+        if spacing == "steps" and (self.steps is None or steps not in (None, self.steps) or start != 1):
+            raise ValueError(f"Spacing 'steps' takes all {self.steps} steps from 1; found {steps} asked for from {start:g}.")
         count = self.steps if steps is None else steps
         if count is None or count < 1:
             raise ValueError(f"A sampler takes at least 1 step; found {count}.")
@@ -105,7 +105,7 @@ class Schedule:
         times[:-1] = SPACINGS[spacing](self, count, start)
         times[0] = start
         if not (times.diff() < 0).all():
-            raise ValueError(f"{count} steps are too many for a schedule of {self.steps}; use spacing='uniform'.")
+            raise ValueError(f"Spacing '{spacing}' has no {count} steps between 0 and {start:g} here; use spacing='uniform'.")
         return times
 
 

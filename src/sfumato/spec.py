@@ -36,9 +36,7 @@ class Spec:
             return value
         if isinstance(value, Mapping):
             if not isinstance(value.get("name"), str):
-                raise UserError(
-                    f"A choice needs a name, as in {{'name': 'linear', 'steps': 300}}; found {dict(value)}."
-                )
+                raise UserError(f"A choice needs a name, as in {{'name': 'linear', 'steps': 300}}; found {dict(value)}.")
             return cls(**value)
         name, _, options = value.partition(":")
         kw = {}

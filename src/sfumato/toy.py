@@ -69,9 +69,9 @@ class Mixture:
 
     def _log_joint(self, offset: Tensor, variance: Tensor) -> Tensor:
         """log w_k + log N(x_t; component k), (B, K). Where nothing is left of the width, the nearest component has all."""
-        floor = torch.where(variance > 0, variance, torch.finfo(torch.float64).tiny)
+        floor = variance.clamp_min(1e-200)
         terms = offset**2 / floor + torch.log(2 * math.pi * floor)
-        return self.weights.log() - terms.flatten(2).sum(2) / 2
+        return self.weights.log() - terms.reshape(*terms.shape[:2], -1).sum(2) / 2
 
 
 def gaussian(schedule: Schedule, mean: Tensor, std: Tensor | float) -> Mixture:

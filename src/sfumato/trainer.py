@@ -77,14 +77,10 @@ def prepare(data: Any, config: Config, say: Say = lambda text: None, net: nn.Mod
     reasons = [*images.notes]
     if images.skipped:
         named = ", ".join(f"{path} ({why})" for path, why in images.skipped[:3])
-        reasons.append(
-            f"{len(images.skipped)} files were left out: {named}{' ...' if len(images.skipped) > 3 else ''}."
-        )
+        reasons.append(f"{len(images.skipped)} files were left out: {named}{' ...' if len(images.skipped) > 3 else ''}.")
     c, h, w = facts.shape
     labels = f", {len(facts.label_names)} labels" if facts.label_names else ", no labels"
-    reasons.append(
-        f"{facts.train:,} pictures to train on, {facts.held_out:,} held out; {h}x{w}x{c} {codec.dtype}{labels}."
-    )
+    reasons.append(f"{facts.train:,} pictures to train on, {facts.held_out:,} held out; {h}x{w}x{c} {codec.dtype}{labels}.")
     return Plan(msgspec.structs.replace(config, facts=facts), train, images.subset(held_part), reasons)
 
 
@@ -125,6 +121,10 @@ def train(
         torch.manual_seed(asked.seed)  # the initial weights
         built = build_net(plan.config, plan.facts, net)
         say(f"{plan.config.net}: {nets.parameters(built):,} parameters.")
+        if plan.config.accumulate > 1 and any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in built.modules()):
+            say(
+                "This network normalises over the batch; working through it in parts changes its statistics, and so the result."
+            )
         placement = choose_placement(_trial(plan, built), built, place, asked.precision, _signature(plan))
         say(f"{placement.precision}{', channels_last' if placement.channels_last else ''} on {machine(place)}.")
         chosen = msgspec.structs.replace(
@@ -155,19 +155,18 @@ def _fit(plan: Plan, run: Run, net: nn.Module, placement: Placement, watchers: A
             say(note)
         loop.restore(state, saved)
         if state.images >= (config.images or 0):
-            say(
-                f"This run is finished: {state.images:,} images seen. To go on, type a larger budget, as in --images {2 * state.images}."
-            )
+            more = 2 * state.images
+            say(f"This run is finished: {state.images:,} images seen. To go on, type a larger budget, as in --images {more}.")
             return assemble(state.ema.net, config, placement, run.path, state.images)
         say(f"Resuming after {state.images:,} of {config.images:,} images.")
     else:
         say(
-            f"{config.images:,} images in all, {config.images / plan.facts.train:.1f} epochs, batches of {config.batch}."
+            f"{config.images:,} images in all, {(config.images or 0) / plan.facts.train:.1f} epochs, batches of {config.batch}."
         )
     run.write_config(config)
     run.rewind_log(state.images)
     codec = AffineCodec(**plan.facts.codec)
-    stream = Stream(plan.train, codec, placement, config.seed, config.flip, config.label_dropout)
+    stream = Stream(plan.train, codec, placement, state.denoiser.conditions, config.seed, config.flip, config.label_dropout)
     shown = lambda weights: _shown(assemble(weights, config, placement))
     pictures = watch.Pictures(shown, run.grid, run.records, run.loss_curve)
     everyone = (watch.Log(run.log), *watchers(config), pictures)
@@ -193,19 +192,17 @@ def resumed(old: Config, new: Config, run: Run, say: Say) -> Config:
             "Name another folder: --run NEW."
         )
     if different:
-        changes = ", ".join(
-            f"--{n.replace('_', '-')} was {_short(raw_old[n])}, now {_short(raw_new[n])}" for n in different
-        )
+        changes = ", ".join(f"--{n.replace('_', '-')} was {_short(raw_old[n])}, now {_short(raw_new[n])}" for n in different)
         raise UserError(
             f"{run.path} was begun with other settings: {changes}. Type the old ones, or name another folder: --run NEW."
         )
     facts = msgspec.structs.replace(new.facts, data=old.facts.data) if old.facts and new.facts else new.facts
+    if old.facts and facts and facts.machine == old.facts.machine:
+        facts = msgspec.structs.replace(facts, channels_last=old.facts.channels_last)
     if new.precision == "auto" and old.facts and facts:
-        facts = msgspec.structs.replace(facts, precision=old.facts.precision, channels_last=old.facts.channels_last)
+        facts = msgspec.structs.replace(facts, precision=old.facts.precision)
     elif old.facts and facts and facts.precision != old.facts.precision:
-        say(
-            f"Precision changes from {old.facts.precision} to {facts.precision}: the run goes on, but no longer bit for bit."
-        )
+        say(f"Precision changes from {old.facts.precision} to {facts.precision}: the run goes on, but no longer bit for bit.")
     same_budget = all(getattr(new, n) in (None, getattr(old, n)) for n in BUDGET)
     new = msgspec.structs.replace(new, facts=facts)
     if same_budget:
@@ -227,7 +224,7 @@ def _trial(plan: Plan, net: nn.Module) -> Callable[[nn.Module, Placement], None]
 
     def step(net: nn.Module, placement: Placement) -> None:
         denoiser = Denoiser(net.train(), schedule, config.predict, config.c_noise, facts.sigma_data)
-        x0, cond = Stream(plan.train, codec, placement, config.seed, config.flip, config.label_dropout).batch(positions)
+        x0, cond = Stream(plan.train, codec, placement, denoiser.conditions).batch(positions)
         t = torch.full((len(positions),), schedule.time(LOWEST / 6), dtype=torch.float64)
         with placement.autocast():
             loss = denoising_loss(denoiser, x0, t, torch.zeros_like(x0), config.weight, config.distance, **cond)

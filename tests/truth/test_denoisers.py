@@ -79,7 +79,7 @@ def test_a_weight_gives_the_same_l2_loss_under_every_row(schedule, weight):
         "p2": snr / (1 + snr),
     }[weight]
     for predict in ROWS:
-        c_in, c_skip, c_out = (per_sample(c, x0) for c in ROWS[predict].scales(alpha, sigma, SD))
+        _, c_skip, c_out = (per_sample(c, x0) for c in ROWS[predict].scales(alpha, sigma, SD))
         x_t = schedules.diffuse(schedule, x0, t, eps)
         d = Denoiser(lambda x, c, **kw: (wrong - c_skip * x_t) / c_out, schedule, predict=predict, sigma_data=SD)  # noqa: B023
         loss = losses.denoising_loss(d, x0, t, eps, weight=weight)
@@ -94,9 +94,7 @@ def test_gain_is_weight_times_c_out_squared_and_finite_at_the_ends(predict, weig
     alpha, sigma = d.schedule(d.schedule.time(log_snr))
     c_out = d.row.scales(alpha, sigma, SD)[2]
     log_weight = losses.WEIGHTS[weight](log_snr, SD)
-    torch.testing.assert_close(
-        losses.gain(d, weight, log_snr).log(), log_weight + 2 * c_out.abs().log(), rtol=0, atol=1e-6
-    )
+    torch.testing.assert_close(losses.gain(d, weight, log_snr).log(), log_weight + 2 * c_out.abs().log(), rtol=0, atol=1e-6)
     ends = torch.tensor([-math.inf, math.inf], dtype=torch.float64)
     assert losses.gain(d, weight, ends).float().isfinite().all()
     own = {"noise": "simple", "image": "image", "v": "v", "flow": "flow", "edm": "edm"}[predict]
@@ -170,6 +168,9 @@ def test_exact_denoisers_of_a_gaussian_and_of_images(schedule):
     pictures = torch.randn(6, 2, 3, 3, dtype=torch.float64)
     known = toy.images(schedule, pictures)
     torch.testing.assert_close(known(pictures, 0.0), pictures)  # where nothing is noisy, the picture is known
+    assert known(torch.randn_like(pictures), 0.0).isfinite().all()
+    line = toy.Mixture(schedule, torch.tensor([0.5, 0.5]), torch.tensor([-1.0, 1.0]), 0.3)  # samples may be numbers
+    assert line(torch.randn(7), 0.5).shape == (7,)
     if schedule(1.0)[0] == 0:  # where all is noise, the mean is the best guess
         torch.testing.assert_close(known(torch.randn_like(pictures), 1.0), pictures.mean(0).expand_as(pictures))
 

@@ -40,6 +40,12 @@ def test_interval_guides_only_inside():
         torch.testing.assert_close(guided(x, t, label=LABEL)[:, 0], -1 + w * (LABEL + 1.0))
 
 
+def test_interval_without_an_upper_end_holds_where_all_is_noise():
+    d = Denoiser(Labelled(), schedules.flow(), predict="image")
+    guided = guides.interval(guides.cfg(d, 3.0), d, low=0.3, high=float("inf"))
+    torch.testing.assert_close(guided(torch.zeros(4, 1), 1.0, label=LABEL)[:, 0], -1 + 3 * (LABEL + 1.0))
+
+
 def test_guides_sample_and_know_where_to_start():
     d = Denoiser(Labelled(), schedules.cosine(), predict="image")
     out = samplers.sample(guides.cfg(d, 2.0), torch.randn(4, 3), steps=3, label=LABEL)

@@ -81,7 +81,7 @@ def test_ddpm_reproduces_the_mixture():
 
 def _summary(x, target):
     likelier = torch.stack(
-        [toy.gaussian(target.schedule, m, s[0]).log_prob(x) for m, s in zip(target.means, target.stds)]
+        [toy.gaussian(target.schedule, m, s[0]).log_prob(x) for m, s in zip(target.means, target.stds, strict=True)]
     )
     k = (likelier + target.weights.log()[:, None]).argmax(0)
     groups = [x[k == i] for i in range(2)]
@@ -214,6 +214,16 @@ def test_the_network_behind_a_row_samples_like_the_exact_denoiser():
 
         found = sample(Aware(net, s, predict=predict, c_noise="log_snr", sigma_data=0.7), x, "dpmpp_2m", times=times)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-8)
+
+
+def test_a_repeated_time_is_no_step():
+    s = ALL["flow"]
+    x = torch.randn(4, 2, dtype=torch.float64)
+    for solver in ("ddim", "ddpm", "heun"):
+        once, twice = (sample(mixture(s), x, solver, times=times) for times in ([0.9, 0.5, 0.1], [0.9, 0.5, 0.5, 0.1]))
+        if solver != "ddpm":
+            torch.testing.assert_close(once, twice)
+    assert sample(mixture(s), x, "dpmpp_2m", times=[0.9, 0.5, 0.5, 0.1]).isfinite().all()
 
 
 def test_bad_arguments_are_refused():

@@ -82,6 +82,7 @@ def test_log_snr_is_that_of_alpha_and_sigma(schedule):
 
 def test_dtype_and_shape_follow_t(schedule):
     for t in (torch.rand(3, 2), torch.rand(5).double(), torch.tensor(0.3)):
+        assert schedule.time(schedule.log_snr(t)).shape == t.shape
         alpha, sigma = schedule(t)
         assert alpha.dtype == sigma.dtype == t.dtype
         assert alpha.shape == sigma.shape == t.shape

@@ -2,18 +2,19 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import tyro
 from rich.console import Console
 from rich.progress import Progress, TimeRemainingColumn
 
-from .. import picture
+from .. import picture, trainer
 from ..config import Choice
+from ..errors import UserError
+from ..judge.metrics import neighbours
 from ..model import Model, load
 from ..run import Run
-from ..spec import Spec
 
 
 @dataclasses.dataclass
@@ -79,7 +80,7 @@ def main(arguments: list[str]) -> int:
         picture.gif([picture.grid(frame) for frame in frames], out / f"s{args.seed}-grid.gif", scale=1)
         console.print(str(out / f"s{args.seed}-grid.gif"), markup=False)
     if args.copies:
-        console.print(_copies(model, pictures, run))
+        console.print(_copies(run, model, pictures))
     return 0
 
 
@@ -103,3 +104,12 @@ def save(model: Model, pictures: np.ndarray, out: Path, first: int, args: Argume
             np.save(file, pictures, allow_pickle=False)
         opened.append(args.npy)
     return opened
+
+
+def _copies(run: Run, model: Model, pictures: np.ndarray) -> str:
+    """The sentence on samples that are copies, against the pictures that the run was trained on and those held out."""
+    plan = trainer.prepare(model.facts.data, model.config)
+    if plan.facts.fingerprint != model.facts.fingerprint:
+        raise UserError(f"{model.facts.data} no longer holds the pictures that {run.path} was trained on.")
+    train, held = (part.array.transpose(0, 2, 3, 1) for part in (plan.train, plan.held_out))
+    return neighbours.copies(pictures, train, held).sentence()

@@ -71,9 +71,7 @@ def run_training(
     model = trainer.train(data, config, folder, net, bars, lambda text: console.print(text, markup=False), device)
     if model.images < (model.config.images or 0):
         console.print(f"Stopped and saved after {model.images:,} images. Type the same command again to go on.")
-    console.print(
-        f"[bold]{folder.path}[/bold]: {model.images:,} images seen. Draw from it: sfumato sample {folder.path}"
-    )
+    console.print(f"[bold]{folder.path}[/bold]: {model.images:,} images seen. Draw from it: sfumato sample {folder.path}")
     return model
 
 

@@ -34,9 +34,7 @@ def as_pictures(array: np.ndarray, what: str, last: bool = True) -> tuple[np.nda
     notes: tuple[str, ...] = ()
     if array.ndim == 3:
         if array.shape[2] <= MOST_CHANNELS:
-            raise UserError(
-                f"{what}: expected an array of {layouts}; found {array.shape}, which looks like one picture."
-            )
+            raise UserError(f"{what}: expected an array of {layouts}; found {array.shape}, which looks like one picture.")
         pictures = array[:, None]
     else:
         first_fits, last_fits = 1 <= array.shape[1] <= MOST_CHANNELS, 1 <= array.shape[3] <= MOST_CHANNELS

@@ -1,6 +1,7 @@
 """From what is stored to what a network sees, and back: only codecs know value ranges."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -78,4 +79,10 @@ class AffineCodec:
 
     @staticmethod
     def _column(values: list[float] | tuple[float, ...], x: Tensor) -> Tensor:
-        return torch.tensor(values, dtype=torch.float32, device=x.device)[None, :, None, None]  # (1, C, 1, 1)
+        return _constants(tuple(values), x.device)
+
+
+@lru_cache(64)
+def _constants(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Made once a device: a copy to an accelerator in every step would make the step wait."""
+    return torch.tensor(values, dtype=torch.float32, device=device)[None, :, None, None]  # (1, C, 1, 1)

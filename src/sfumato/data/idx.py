@@ -68,9 +68,7 @@ def read_idx(path: Path) -> np.ndarray:
     found = len(values) if packed else path.stat().st_size - offset
     expected = math.prod(shape) * dtype.itemsize
     if not whole or found != expected:
-        promised = (
-            f"its header promises {' x '.join(map(str, shape))} values, {expected} bytes" if whole else "no header"
-        )
+        promised = f"its header promises {' x '.join(map(str, shape))} values, {expected} bytes" if whole else "no header"
         raise UserError(f"'{path}' is cut short or damaged: {promised}; found {max(found, 0)}. Fetch or copy it again.")
     if packed or not expected:
         return np.frombuffer(values, dtype).reshape(shape)

@@ -209,9 +209,7 @@ def _one_by_one(
     if not kept:
         raise UserError(f"None of the {total} files of '{source.name}' can be read; {skipped[0][0]}: {skipped[0][1]}.")
     if len(kept) < 2:
-        raise UserError(
-            f"Training needs at least two images; of {total} files of '{source.name}' only one can be read."
-        )
+        raise UserError(f"Training needs at least two images; of {total} files of '{source.name}' only one can be read.")
 
     items = [source.item(i) for i in places]
     _refuse_not_finite(np.array([one.not_finite for one in kept]))

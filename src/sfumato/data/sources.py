@@ -158,9 +158,7 @@ def _open_file(path: Path) -> Source:
 def _open_idx(path: Path) -> Source:
     array = read_idx(path)
     if array.ndim < 3:
-        raise UserError(
-            f"'{path}' holds labels, not images: expected 3 or 4 axes, found {array.ndim}. Name the images."
-        )
+        raise UserError(f"'{path}' holds labels, not images: expected 3 or 4 axes, found {array.ndim}. Name the images.")
     beside = labels_path(path)
     if beside is None:
         source = _from_array(array, short_name(path), "idx", f"'{path}'")

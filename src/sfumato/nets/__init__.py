@@ -1,7 +1,8 @@
 """Networks: `net(x, c_noise, **cond) -> (B, kC, H, W)`. They know no schedule, no guidance and no device.
 
 `build(name, channels=3, **options)` makes one; `names()` lists them. A network of one's own needs only the signature
-above and, if it can be told anything, an attribute `conditions: dict[str, Condition]`.
+above and, if it can be told anything, an attribute `conditions: dict[str, Condition]`; `c_noise` ('log_snr', 'steps' or
+'time') says what its embedding of the noise level was made for.
 """
 
 from collections.abc import Callable

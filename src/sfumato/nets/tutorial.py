@@ -1,5 +1,7 @@
 """The networks of published tutorials, layer by layer, with their published names, so that their weights load here."""
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -31,8 +33,10 @@ class SimpleBlock(nn.Module):
 class SimpleUNet(nn.Module):
     """The U-Net of the `aircraft` and `cars` accounts: 64 128 256 512 1024 channels, 62,438,883 parameters for RGB.
 
-    c_noise is the step number 0 .. T - 1. Heights and widths that 16 does not divide are padded inside and cropped back.
+    Heights and widths that 16 does not divide are padded inside and cropped back.
     """
+
+    c_noise = "steps"  # its code is made for step numbers 0 .. T - 1
 
     def __init__(self, channels: int = 3):
         super().__init__()
@@ -42,14 +46,15 @@ class SimpleUNet(nn.Module):
         self.time_mlp = nn.Sequential(nn.Identity(), nn.Linear(time_width, time_width), nn.ReLU())
         self.time_width = time_width
         self.conv0 = nn.Conv2d(channels, widths[0], 3, padding=1)
-        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+        pairs = list(pairwise(widths))
         self.downs = nn.ModuleList(SimpleBlock(a, b, time_width, up=False) for a, b in pairs)
         self.ups = nn.ModuleList(SimpleBlock(b, a, time_width, up=True) for a, b in reversed(pairs))
         self.output = nn.Conv2d(widths[0], channels, 1)
 
     def forward(self, x: Tensor, c_noise: Tensor) -> Tensor:
         x, crop = pad_to_multiple(x, 16)
-        time = self.time_mlp(sinusoidal(c_noise, self.time_width))  # (B, 32)
+        with torch.autocast(x.device.type, enabled=False):  # step numbers need more digits than bfloat16 has
+            time = self.time_mlp(sinusoidal(c_noise, self.time_width))  # (B, 32)
         h = self.conv0(x)  # (B, 64, H, W)
         states = []
         for down in self.downs:

@@ -1,7 +1,7 @@
 """`unet`: the default network. A small U-Net of residual blocks that a CPU can train and a GPU is not ashamed of.
 
 What is modern in it: residual blocks with GroupNorm and SiLU, scaled and shifted by an embedding of noise level and label
-(Dhariwal & Nichol 2021, section 4.3); attention where the picture is small; outputs that start at zero, so that every
+(adaptive GroupNorm, Dhariwal & Nichol 2021); attention where the picture is small; outputs that start at zero, so that every
 block begins as the identity; and, for larger pictures, 2 x 2 pixels folded into channels at the door (`patch`), which
 makes the first level four times cheaper.
 """
@@ -32,6 +32,7 @@ class Embedding(nn.Module):
 
     def __init__(self, width: int, classes: int | None):
         super().__init__()
+        self.frequencies: Tensor
         self.register_buffer("frequencies", 2 * math.pi * torch.logspace(-3, 2, 32, base=2), persistent=False)
         self.mlp = nn.Sequential(nn.Linear(64, width), nn.SiLU(), nn.Linear(width, width))
         # One row more than there are classes: the last means 'not told'. It starts at 0 like the rest, told nothing yet.
@@ -67,11 +68,11 @@ class Block(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention over the positions of the picture, heads of 64 channels; residual, starting at 0."""
+    """Self-attention over the positions of the picture, heads of about 64 channels; residual, starting at 0."""
 
     def __init__(self, channels: int):
         super().__init__()
-        self.heads = max(1, channels // 64)
+        self.heads = math.gcd(channels, max(1, channels // 64))
         self.norm = GroupNorm(_groups(channels), channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = _zero(nn.Conv2d(channels, channels, 1))
@@ -108,6 +109,8 @@ class UNet(nn.Module):
     dropout     probability that a feature is dropped in training
     """
 
+    c_noise = "log_snr"  # what the frequencies of its embedding are made for
+
     def __init__(
         self,
         channels: int = 3,
@@ -122,7 +125,7 @@ class UNet(nn.Module):
     ):
         super().__init__()
         self.conditions = {} if classes is None else {"label": Condition(classes=classes)}
-        self.patch, self.multiple = patch, patch * 2 ** (len(mults) - 1)
+        self.classes, self.patch, self.multiple = classes, patch, patch * 2 ** (len(mults) - 1)
         emb_width = 4 * width
         self.embedding = Embedding(emb_width, classes)
         self.enter = nn.Conv2d(channels * patch**2, width, 3, padding=1)
@@ -152,8 +155,8 @@ class UNet(nn.Module):
 
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
         x, crop = pad_to_multiple(x, self.multiple)
-        if label is None and self.conditions:  # nobody said: 'not told'
-            label = torch.full_like(c_noise, self.conditions["label"].classes, dtype=torch.int64)
+        if label is None and self.classes is not None:  # nobody said: 'not told'
+            label = torch.full_like(c_noise, self.classes, dtype=torch.int64)
         emb = self.embedding(c_noise, label)  # (B, 4 width)
         h = self.enter(F.pixel_unshuffle(x, self.patch))  # (B, width, H / patch, W / patch)
         states = [h]

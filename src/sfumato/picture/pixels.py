@@ -55,9 +55,7 @@ def to_pil(array: np.ndarray) -> Image.Image:
     return Image.fromarray(pixels.transpose(0, 2, 1).reshape(height, channels * width))
 
 
-def save_png(
-    path: str | os.PathLike[str], image: np.ndarray | Image.Image, text: Mapping[str, str] | None = None
-) -> None:
+def save_png(path: str | os.PathLike[str], image: np.ndarray | Image.Image, text: Mapping[str, str] | None = None) -> None:
     """Write an array (H, W, C) or a picture as a PNG that is whole or not there, with `text` in its text chunks.
 
     uint16 with one channel keeps its 16 bits ('I;16'); every other array is saved as the 8-bit picture of `to_pil`,

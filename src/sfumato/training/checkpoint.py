@@ -75,7 +75,7 @@ def load(path: Path, names: tuple[str, ...] | None = None) -> Checkpoint:
 
 def listed(folder: Path) -> list[Path]:
     """The checkpoints in a folder, oldest first."""
-    return sorted(p for p in folder.glob("[0-9]*") if p.is_dir()) if folder.is_dir() else []
+    return sorted((p for p in folder.glob("[0-9]*") if p.is_dir() and p.name.isdigit()), key=lambda p: int(p.name))
 
 
 def newest(folder: Path, names: tuple[str, ...] | None = None) -> Checkpoint | None:

@@ -29,7 +29,7 @@ class Placement:
 
     def net(self, net: nn.Module) -> nn.Module:
         """Move a network here, in place."""
-        return net.to(self.device, memory_format=self.layout)
+        return net.to(self.device).to(memory_format=self.layout)  # type: ignore[call-overload]  # torch's stub lacks it
 
     def images(self, x: Tensor) -> Tensor:
         """Move pictures (B, C, H, W) here, without waiting for the copy."""

@@ -1,6 +1,7 @@
 """The average of the weights that pictures are drawn from."""
 
 import copy
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -32,5 +33,18 @@ class EMA:
 
 
 def tensors(net: nn.Module) -> dict[str, Tensor]:
-    """Parameters and stored buffers by name, without gradient."""
-    return {name: tensor.detach() for name, tensor in net.state_dict(keep_vars=True).items()}
+    """Parameters and stored buffers by name, without gradient; one that has several names is listed once."""
+    first: dict[int, str] = {}
+    named = net.state_dict(keep_vars=True)
+    return {name: tensor.detach() for name, tensor in named.items() if first.setdefault(id(tensor), name) == name}
+
+
+@torch.no_grad()
+def fill(net: nn.Module, saved: Mapping[str, Tensor]) -> None:
+    """Put saved tensors into a network in place; raises ValueError if names or shapes are not the network's own."""
+    mine = tensors(net)
+    wrong = mine.keys() ^ saved.keys() or {name for name in mine if mine[name].shape != saved[name].shape}
+    if wrong:
+        raise ValueError(f"{len(wrong)} tensors do not fit, among them {min(wrong)}")
+    for name, tensor in mine.items():
+        tensor.copy_(saved[name])

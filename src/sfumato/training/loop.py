@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ..schedules import DENSITIES, Schedule
 from ..spec import Spec, choose
 from . import checkpoint
 from .device import Placement
-from .ema import EMA, tensors
+from .ema import EMA, fill, tensors
 from .stream import Stream
 
 BANDS = (-4.0, 0.0, 4.0)  # log-SNR between which losses are logged apart, from most noise to least
@@ -47,8 +48,8 @@ class State:
     ema: EMA
     optimizer: torch.optim.Optimizer
     images: int = 0  # position in the training stream
-    tally: Tensor = field(default_factory=lambda: torch.zeros(2, len(BANDS) + 1, dtype=torch.float64))  # sums, counts
-    grad_norm: float = math.nan
+    tally: Tensor = field(default_factory=lambda: torch.zeros(len(BANDS) + 1, 2))  # sum and count of losses by band
+    grad_norm: Tensor = field(default_factory=lambda: torch.zeros(()))  # of the last step
 
     @property
     def net(self) -> nn.Module:
@@ -91,15 +92,14 @@ def train(
             with clock.waiting():
                 x0, cond = stream.batch(part)
             t = times(config.times, state.denoiser, draws.golden(seed, "time", part))
-            eps = placement.images(draws.normal(draws.keys(seed, "noise", part.to(placement.device)), x0.shape[1:]))
-            torch.manual_seed(
-                int(draws.words(draws.keys(seed, "dropout", state.images, micro), 1))
-            )  # torch draws its masks
+            keys = draws.keys(seed, "noise", part).to(x0.device, non_blocking=True)
+            eps = placement.images(draws.normal(keys, x0.shape[1:]))  # drawn where it is needed
+            torch.manual_seed(int(draws.words(draws.keys(seed, "dropout", state.images, micro), 1)))  # torch draws its masks
             with placement.autocast():
                 loss = losses.denoising_loss(state.denoiser, x0, t, eps, config.weight, config.distance, **cond)
             (loss.sum() / config.batch).backward()
             tally(state, loss.detach(), t)
-        norm = nn.utils.clip_grad_norm_(state.net.parameters(), config.clip or math.inf, foreach=True)
+        state.grad_norm = nn.utils.clip_grad_norm_(state.net.parameters(), config.clip or math.inf, foreach=True)
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
         state.images += config.batch
@@ -107,8 +107,8 @@ def train(
         tell("step")
 
         if _crossed(state.images, config.batch, log_every) or state.images >= budget:
-            record = {"images": state.images, "lr": rate, "grad_norm": norm.item(), **averages(state)}
-            _refuse_nonfinite(record, config)
+            refuse_nonfinite(state, config)
+            record = {"images": state.images, "lr": rate, "grad_norm": state.grad_norm.item(), **averages(state)}
             if _crossed(state.images, config.batch, 8 * log_every) or state.images >= budget:
                 record["held_out_loss"] = held_out_loss(config, state, held_out, stream)
             tell("log", record | clock.lap(state.images))
@@ -139,17 +139,17 @@ def learning_rate(config: Config, images: int) -> float:
 
 def tally(state: State, loss: Tensor, t: Tensor) -> None:
     """Add the losses (B,) of times t (B,) to the sums that the next line of the log averages."""
-    band = torch.bucketize(state.denoiser.schedule.log_snr(t), torch.tensor(BANDS, dtype=torch.float64)).to(loss.device)
-    state.tally[0].index_add_(0, band, loss.double())
-    state.tally[1].index_add_(0, band, torch.ones_like(loss, dtype=torch.float64))
+    band = torch.bucketize(state.denoiser.schedule.log_snr(t), torch.tensor(BANDS, dtype=torch.float64))
+    member = nn.functional.one_hot(band, len(BANDS) + 1).float().to(loss.device, non_blocking=True)  # (B, bands)
+    state.tally += member.T @ torch.stack((loss.float(), torch.ones_like(loss, dtype=torch.float32)), 1)
 
 
 def averages(state: State) -> dict[str, Any]:
     """The mean loss since the last line of the log, all and by band of noise; empties the tally."""
-    sums, counts = state.tally.tolist()
+    sums, counts = state.tally.T.tolist()
     state.tally.zero_()
     edges = ("", *(f"{edge:g}" for edge in BANDS), "")
-    names = [f"{low}..{high}" for low, high in zip(edges, edges[1:], strict=False)]
+    names = [f"{low}..{high}" for low, high in pairwise(edges)]
     bands = {name: s / n for name, s, n in zip(names, sums, counts, strict=True) if n}
     return {"loss": sum(sums) / max(1, sum(counts)), "loss_bands": bands}
 
@@ -162,15 +162,14 @@ def held_out_loss(config: Config, state: State, images: Images, stream: Stream, 
         return None
     total = 0.0
     averaged = state.denoiser.with_net(state.ema.net)
+    some = draws.shuffle(config.seed, "held-out", torch.arange(count), len(images))  # folders list class after class
     for part in torch.arange(count).split(config.batch):
-        found = images.batch(part)
-        x0 = stream.codec.encode(placement.images(found["image"]))
-        cond = {"label": found["label"].to(placement.device)} if "label" in found else {}
+        x0, cond = stream.read(images.batch(some[part]))
         t = times(config.times, averaged, draws.golden(config.seed, "held-out time", part))
-        eps = draws.normal(draws.keys(config.seed, "held-out noise", part.to(placement.device)), x0.shape[1:])
+        eps = placement.images(draws.normal(draws.keys(config.seed, "held-out noise", part).to(x0.device), x0.shape[1:]))
         with placement.autocast():
             loss = losses.denoising_loss(averaged, x0, t, eps, config.weight, config.distance, **cond)
-        total += loss.double().sum().item()
+        total += loss.sum().item()
     return total / count
 
 
@@ -183,23 +182,22 @@ def start(config: Config, net: nn.Module, schedule: Schedule, sigma_data: float,
     denoiser = Denoiser(net, schedule, config.predict, config.c_noise, sigma_data)
     half_life = config.ema or max(config.batch, (config.images or 0) // 20)
     trainable = [p for p in net.parameters() if p.requires_grad]
-    state = State(
-        denoiser, EMA(net, half_life), choose(OPTIMIZERS, config.optimizer, "optimizer")(trainable, config.lr)
-    )
+    state = State(denoiser, EMA(net, half_life), choose(OPTIMIZERS, config.optimizer, "optimizer")(trainable, config.lr))
     state.tally = state.tally.to(placement.device)
     return state
 
 
 def save(folder: Path, config: Config, state: State) -> None:
-    """Write a checkpoint and remove those that are no longer kept."""
-    names = {p: name for name, p in state.net.named_parameters()}
+    """Write a checkpoint and remove those that are no longer kept; raises UserError rather than save what is not finite."""
+    refuse_nonfinite(state, config)
+    names: dict[Any, str] = {p: name for name, p in state.net.named_parameters()}
     moments = {
         f"{names[p]}.{key}": value
         for p, values in state.optimizer.state.items()
         for key, value in values.items()
         if isinstance(value, Tensor)
     }
-    document = {"tally": state.tally.tolist(), "half_life": state.ema.half_life}
+    document = {"tally": state.tally.tolist()}
     weights = {"model": tensors(state.net), "ema": tensors(state.ema.net), "optimizer": moments}
     checkpoint.save(folder, state.images, weights, document)
     checkpoint.prune(folder, config.keep)
@@ -207,16 +205,17 @@ def save(folder: Path, config: Config, state: State) -> None:
 
 def restore(state: State, saved: checkpoint.Checkpoint) -> None:
     """Put a checkpoint into a fresh state."""
-    state.net.load_state_dict(saved.tensors["model"])
-    state.ema.net.load_state_dict(saved.tensors["ema"])
+    fill(state.net, saved.tensors["model"])
+    fill(state.ema.net, saved.tensors["ema"])
     for name, parameter in state.net.named_parameters():
-        keys = ("step", "exp_avg", "exp_avg_sq")
-        found = {key: saved.tensors["optimizer"].get(f"{name}.{key}") for key in keys}
-        if found["step"] is not None:
-            like = {key: v if key == "step" else torch.empty_like(parameter).copy_(v) for key, v in found.items()}
-            state.optimizer.state[parameter] = like
+        moments = {key: saved.tensors["optimizer"].get(f"{name}.{key}") for key in ("step", "exp_avg", "exp_avg_sq")}
+        state.optimizer.state[parameter] = {
+            key: value.to(parameter.device) if key == "step" else torch.empty_like(parameter).copy_(value)
+            for key, value in moments.items()
+            if value is not None
+        }
     state.images = saved.state["images"]
-    state.tally.copy_(torch.tensor(saved.state["tally"], dtype=torch.float64))
+    state.tally.copy_(torch.tensor(saved.state["tally"]))
 
 
 # ---- small pieces ----------------------------------------------------------------------------------------------------
@@ -258,9 +257,10 @@ def _crossed(images: int, batch: int, every: int) -> bool:
     return images // every > (images - batch) // every
 
 
-def _refuse_nonfinite(record: dict[str, Any], config: Config) -> None:
-    if not math.isfinite(record["loss"]):
+def refuse_nonfinite(state: State, config: Config) -> None:
+    """Raise UserError if a loss since the last line of the log, or the last gradient, was not finite."""
+    if not (state.tally.sum() + state.grad_norm.to(state.tally.device)).isfinite():
         raise UserError(
-            f"The loss became {record['loss']} after {record['images']:,} images; the last checkpoint is untouched. "
+            f"The loss stopped being a number after {state.images:,} images; what was saved before is untouched. "
             f"Try a lower rate, --lr {config.lr / 3:.1g}, or --precision float32, in a new folder: --run NEW."
         )

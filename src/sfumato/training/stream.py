@@ -1,5 +1,6 @@
 """The training stream: which picture, which label and which mirror stand at each position, for ever and anywhere."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -16,30 +17,35 @@ class Stream:
     """An endless stream of shuffled epochs; position p holds the same picture whatever the batch size."""
 
     def __init__(
-        self, images: Images, codec: AffineCodec, placement: Placement, seed: int, flip: bool, label_dropout: float
+        self,
+        images: Images,
+        codec: AffineCodec,
+        placement: Placement,
+        conditions: Iterable[str] = (),  # what the network has declared; what else the data knows is left out
+        seed: int = 0,
+        flip: bool = False,
+        label_dropout: float = 0.0,
     ):
-        self.images, self.codec, self.placement = images, codec, placement
+        self.images, self.codec, self.placement, self.declared = images, codec, placement, frozenset(conditions)
         self.seed, self.flip, self.label_dropout = seed, flip, label_dropout
         self._block: tuple[int, Tensor] = (-1, torch.empty(0))
 
     def batch(self, positions: Tensor) -> tuple[Tensor, dict[str, Any]]:
         """x0 (B, C, H, W) in model space and the conditions, both on the device, for neighbouring positions (B,)."""
         found = self.images.batch(self.order(positions))
-        x0 = self.codec.encode(self.placement.images(found["image"]))
+        if "label" in found:  # some are replaced by 'not told', so that the network also learns to do without
+            withheld = draws.uniform(draws.keys(self.seed, "label dropout", positions)) < self.label_dropout
+            found["label"] = torch.where(withheld, len(self.images.label_names or ()), found["label"])
+        x0, cond = self.read(found)
         if self.flip:
             mirror = draws.uniform(draws.keys(self.seed, "flip", positions)) < 0.5
-            x0 = torch.where(mirror.to(x0.device)[:, None, None, None], x0.flip(-1), x0)
-        return x0, self.conditions(found, positions)
+            x0 = torch.where(mirror.to(x0.device, non_blocking=True)[:, None, None, None], x0.flip(-1), x0)
+        return x0, cond
 
-    def conditions(self, found: dict[str, Tensor], positions: Tensor) -> dict[str, Any]:
-        """The labels, some of them replaced by 'not told' so that the network also learns to do without."""
-        if "label" not in found:
-            return {}
-        names = self.images.label_names
-        assert names is not None
-        withheld = draws.uniform(draws.keys(self.seed, "label dropout", positions)) < self.label_dropout
-        label = torch.where(withheld, len(names), found["label"])
-        return {"label": label.to(self.placement.device, non_blocking=True)}
+    def read(self, found: dict[str, Tensor]) -> tuple[Tensor, dict[str, Any]]:
+        """Stored pictures and labels as x0 and conditions, on the device."""
+        cond = {name: found[name].to(self.placement.device, non_blocking=True) for name in self.declared & found.keys()}
+        return self.codec.encode(self.placement.images(found["image"])), cond
 
     def order(self, positions: Tensor) -> Tensor:
         """The picture at each position, (B,)."""

@@ -7,7 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from torch import nn
 
 from .. import picture
@@ -30,7 +38,8 @@ class Bar:
     """A progress bar with loss, images a second and the time that is left; plain lines where there is no terminal."""
 
     def __init__(self, budget: int, console: Console):
-        self.console, self.budget, self.task = console, budget, None
+        self.console, self.budget = console, budget
+        self.task: TaskID | None = None
         self.loss, self.held_out = "", ""
         self.last_line = 0.0
         self.progress = Progress(
@@ -54,9 +63,7 @@ class Bar:
                 self.held_out = f"held-out {event.record['held_out_loss']:.4f}"
             if not self.console.is_terminal and time.perf_counter() - self.last_line > 10:
                 self.last_line = time.perf_counter()
-                self.console.print(
-                    f"{event.state.images:,} of {self.budget:,} images  {self._text(event)}", highlight=False
-                )
+                self.console.print(f"{event.state.images:,} of {self.budget:,} images  {self._text(event)}", highlight=False)
 
     def _text(self, event: Event) -> str:
         done = event.state.images - self.first

@@ -1,0 +1,240 @@
+"""The command line as a person types it, and what it says to mistakes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sfumato.cli import main
+
+TINY = "--net unet:width=8 --batch 50 --precision float32"
+
+
+def typed(command):
+    """The exit code of `sfumato COMMAND`."""
+    return main(command.split())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A trained run with labels."""
+    folder = tmp_path_factory.mktemp("trained") / "digits"
+    assert typed(f"train digits --run {folder} --images 400 --checkpoint-every 200 {TINY}") == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unlabelled(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unlabelled")
+    np.save(folder / "p.npy", np.random.default_rng(0).integers(0, 256, (80, 8, 8), dtype=np.uint8))
+    assert typed(f"train {folder / 'p.npy'} --run {folder / 'run'} --images 100 {TINY}") == 0
+    return folder / "run"
+
+
+def refused(capsys, *arguments):
+    """What is said when these arguments are refused: exit code 2, one or two sentences, no traceback."""
+    try:
+        code = main([str(word) for word in arguments])
+    except SystemExit as exit:  # flags are refused by tyro
+        code = exit.code
+    captured = capsys.readouterr()
+    assert code == 2
+    assert "Traceback" not in captured.err
+    return " ".join((captured.out + captured.err).replace("│", " ").split())
+
+
+def test_train_sample_and_again(run, tmp_path, capsys):
+    assert typed(f"sample {run} -n 6 --steps 3 --seed 5 --npy a/all.npy --gif --copies") == 0
+    said = capsys.readouterr().out
+    assert "3 evaluations each" in said
+    assert "10 labels" in said
+    assert "of 6 samples" in said
+    pictures = np.load(tmp_path / "a" / "all.npy")
+    assert pictures.shape == (6, 8, 8, 1)
+    with Image.open(run / "out" / "s5-00004.png") as image:
+        assert np.array_equal(np.array(image), pictures[4, ..., 0])
+        assert image.text == {"run": str(run), "seed": "5", "solver": "dpmpp_2m", "steps": "3"}
+    with Image.open(run / "out" / "s5-grid.gif") as animation:
+        assert animation.n_frames > 1
+    assert (run / "out" / "s5-grid.png").exists()
+    assert typed(f"sample {run} --only 4 --steps 3 --seed 5 --out one --npy one.npy") == 0
+    assert np.abs(np.load("one.npy")[0].astype(int) - pictures[4]).max() <= 1
+    assert os.listdir("one") == ["s5-00004.png"]
+
+
+def test_a_sample_is_the_same_in_every_batch(run):
+    for batch in ("1", "7", "64"):
+        assert typed(f"sample {run} -n 9 --batch {batch} --out o --npy {batch}.npy") == 0
+    whole = np.load("64.npy").astype(int)
+    for batch in ("1", "7"):
+        assert np.abs(np.load(f"{batch}.npy") - whole).max() <= 1
+
+
+def test_labels_and_guidance(run, capsys):
+    assert typed(f"sample {run} -n 2 --steps 3 --label 7 --guidance 500 --out o --npy g.npy") == 0
+    assert "labels are drawn" not in capsys.readouterr().out
+    assert typed(f"sample {run} -n 2 --steps 3 --label 7 --out o --npy p.npy") == 0
+    assert not np.array_equal(np.load("g.npy"), np.load("p.npy"))
+
+
+@pytest.mark.parametrize("solver", ["ddim", "ddim:eta=1", "ddpm", "heun", "dpmpp_2m"])
+def test_solvers_by_name(run, solver, capsys):
+    assert typed(f"sample {run} -n 1 --steps 4 --solver {solver} --out o") == 0
+    evaluations = 7 if solver == "heun" else 4  # heun's last step is of first order
+    assert f"{evaluations} evaluations each" in capsys.readouterr().out
+
+
+def test_the_same_command_finishes_then_says_how_to_go_on(run, capsys):
+    command = ["train", "digits", "--run", str(run), "--images", "400", "--checkpoint-every", "200", *TINY.split()]
+    before = (run / "log.jsonl").read_text()
+    assert main(command) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "finished" in said
+    assert "--images 800" in said
+    assert said.startswith(str(run)) or "digits" in said.split()[0]
+    assert (run / "log.jsonl").read_text() == before
+
+
+def test_a_larger_budget_goes_on_and_says_that_it_is_a_new_trajectory(run, tmp_path, capsys):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    assert typed(f"train digits --run {copy} --images 600 {TINY}") == 0
+    said = capsys.readouterr().out
+    assert "new trajectory" in " ".join(said.split())
+    assert "Resuming after 400" in said
+    assert json.loads((copy / "log.jsonl").read_text().splitlines()[-1])["images"] == 600
+
+
+def test_dry_run_prints_json_alone(capsys, tmp_path):
+    assert typed("train digits --dry-run --images 500k --lr 3e-4 --schedule cosine --predict v") == 0
+    settings = json.loads(capsys.readouterr().out)
+    assert settings["images"] == 500_000
+    assert settings["schedule"] == "cosine"
+    assert settings["facts"]["shape"] == [1, 8, 8]
+    assert os.listdir(tmp_path) == []
+    assert typed("train digits --dry-run --recipe cars --epochs 2 --size 32x48 --batch 12") == 0
+    settings = json.loads(capsys.readouterr().out)
+    assert settings["size"] == [32, 48]
+    assert settings["batch"] == 12
+    assert settings["net"] == "simple_unet"
+    assert settings["images"] == pytest.approx(2 * settings["facts"]["train"], abs=12)
+
+
+def test_recipes_are_listed(capsys):
+    assert typed("recipes") == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in ("default", "aircraft", "cars"))
+
+
+def test_a_time_budget_becomes_images_and_is_stored(tmp_path, capsys):
+    command = ["train", "digits", "--run", "r", "--time", "1s", *TINY.split()]
+    assert main(command) == 0
+    config = json.loads((tmp_path / "r" / "config.json").read_text())
+    assert config["time"] == 1
+    assert config["images"] >= 50
+    assert main(command) == 0
+    assert "finished" in capsys.readouterr().out
+    assert json.loads((tmp_path / "r" / "config.json").read_text()) == config
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_save_and_leave(tmp_path, number):
+    child = subprocess.Popen(
+        [sys.executable, "-m", "sfumato", *f"train digits --run r --images 10m --log-every 50 {TINY}".split()],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    said = ""
+    while "images/s" not in said:  # it trains
+        line = child.stdout.readline()
+        assert line, said
+        said += line
+    child.send_signal(number)
+    said += child.communicate()[0]
+    assert child.returncode == 130
+    assert "same command again" in " ".join(said.split())
+    assert "Traceback" not in said
+    assert (tmp_path / "r" / "checkpoints").exists()
+    assert len(os.listdir(tmp_path / "r" / "checkpoints")) == 1
+
+
+# ---- mistakes --------------------------------------------------------------------------------------------------------
+
+
+def test_mistakes_about_data(capsys, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("no image")
+    assert "nowhere" in refused(capsys, "train", "nowhere")
+    assert "empty" in refused(capsys, "train", "empty")
+    assert "png" in refused(capsys, "train", "texts")
+    assert "digits" in refused(capsys, "train", "digit")
+    assert os.listdir(tmp_path) == ["empty", "texts"] or set(os.listdir(tmp_path)) == {"empty", "texts"}
+
+
+def test_mistakes_about_settings(capsys, tmp_path):
+    assert "cars" in refused(capsys, "train", "digits", "--recipe", "car")
+    assert "--images" in refused(capsys, "train", "digits", "--imges", "5")
+    assert "dpmpp_2m" in refused(capsys, "train", "digits", "--solver", "dpmpp2m")
+    assert "mended" in refused(capsys, "train", "digits", "--schedule", "linear:mendet=True")
+    assert "unet" in refused(capsys, "train", "digits", "--net", "unett")
+    assert "width" in refused(capsys, "train", "digits", "--net", "unet:widht=3")
+    for size in ("0", "2", "100000", "abc", "4x4x4"):
+        assert "size" in refused(capsys, "train", "digits", "--size", size)
+    assert "batch" in refused(capsys, "train", "digits", "--batch", "0")
+    assert "lr" in refused(capsys, "train", "digits", "--lr", "-1")
+    assert "budget" in refused(capsys, "train", "digits", "--images", "5", "--epochs", "3")
+    assert "command" in refused(capsys, "trian", "digits")
+    assert os.listdir(tmp_path) == []
+
+
+def test_mistakes_about_runs(capsys, run, tmp_path):
+    assert "sfumato train" in refused(capsys, "sample", "nowhere")
+    assert "no run" in refused(capsys, "sample")
+    (tmp_path / "notarun").mkdir()
+    assert "config.json" in refused(capsys, "sample", "notarun")
+    before = (run / "config.json").read_text()
+    np.save("p.npy", np.random.default_rng(0).integers(0, 256, (80, 8, 8), dtype=np.uint8))
+    assert "other pictures" in refused(capsys, "train", "p.npy", "--run", run, "--images", "400", *TINY.split())
+    assert "--lr was 0.001, now 0.5" in refused(
+        capsys, "train", "digits", "--run", run, "--images", "400", "--lr", "0.5", *TINY.split()
+    )
+    assert (run / "config.json").read_text() == before
+
+
+def test_mistakes_about_samples(capsys, run, unlabelled):
+    assert "without labels" in refused(capsys, "sample", unlabelled, "--label", "3")
+    assert "without" in refused(capsys, "sample", unlabelled, "--guidance", "3")
+    assert "no label 'cat'" in refused(capsys, "sample", run, "--label", "cat")
+    assert "at least 1" in refused(capsys, "sample", run, "--steps", "0")
+    assert "at least 1" in refused(capsys, "sample", run, "-n", "0")
+    assert "heun" in refused(capsys, "sample", run, "--solver", "huen")
+    assert "0 to 4294967295" in refused(capsys, "sample", run, "--seed", "-1")
+
+
+def test_a_second_trainer_is_refused(capsys, run):
+    from filelock import FileLock
+
+    with FileLock(run / ".lock"):
+        assert "Another process" in refused(capsys, "train", "digits", "--run", run, "--images", "400", *TINY.split())
+
+
+def test_a_broken_checkpoint_is_passed_over_by_sample(capsys, run, tmp_path):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    newest = sorted((copy / "checkpoints").iterdir())[-1]
+    os.truncate(newest / "ema.safetensors", 1000)
+    assert typed(f"sample {copy} -n 1 --steps 1") == 0
+    assert "older checkpoint is used" in " ".join(capsys.readouterr().out.split())
+    shutil.rmtree(sorted((copy / "checkpoints").iterdir())[0])
+    assert "whole" in refused(capsys, "sample", copy, "-n", "1")
+    (copy / "config.json").write_text("{not json")
+    assert "config.json" in refused(capsys, "sample", copy)

@@ -1,0 +1,123 @@
+"""Networks: published counts, names, codes and shapes; sizes that do not divide; conditions; and how they begin."""
+
+import pytest
+import torch
+
+from sfumato import nets
+from sfumato.errors import UserError
+from sfumato.nets import blocks
+
+
+def test_simple_unet_is_the_published_one():
+    net = nets.build("simple_unet")
+    assert nets.parameters(net) == 62_438_883
+    names = {name.rsplit(".", 1)[0] for name in net.state_dict()}
+    pieces = ("time_mlp", "conv1", "transform", "conv2", "bnorm1", "bnorm2")
+    expected = {"time_mlp.1", "conv0", "output"} | {
+        f"{side}.{i}.{p}" for side in ("downs", "ups") for i in range(4) for p in pieces
+    }
+    assert names == expected
+
+
+def test_simple_unet_has_the_published_shapes():
+    net, seen = nets.build("simple_unet").eval(), []
+    for block in (*net.downs, *net.ups):
+        block.register_forward_hook(lambda module, args, out: seen.append(tuple(out.shape[1:])))
+    with torch.no_grad():
+        net(torch.zeros(1, 3, 64, 64), torch.zeros(1))
+    assert seen == [
+        (128, 32, 32),
+        (256, 16, 16),
+        (512, 8, 8),
+        (1024, 4, 4),
+        (512, 8, 8),
+        (256, 16, 16),
+        (128, 32, 32),
+        (64, 64, 64),
+    ]
+
+
+def test_published_sinusoidal_code():
+    code = blocks.sinusoidal(torch.tensor([30.0]), 32)[0]
+    sines = [-0.9880, -0.5030, 0.5963, -0.9991, 0.5384, 0.9841, 0.6842, 0.3966]
+    cosines = [0.1543, -0.8643, -0.8028, 0.0423, -0.8427]
+    torch.testing.assert_close(code[:8], torch.tensor(sines), rtol=0, atol=6e-5)
+    torch.testing.assert_close(code[16:21], torch.tensor(cosines), rtol=0, atol=6e-5)
+
+
+SMALL = {"simple_unet": {}, "unet": {"width": 16, "mults": (1, 2, 2), "blocks": 1, "classes": 3}}
+
+
+@pytest.mark.parametrize("size", [(28, 28), (33, 17), (5, 64)])
+@pytest.mark.parametrize("name", SMALL)
+def test_any_size_goes_in_and_comes_out(name, size):
+    net = nets.build(name, channels=2, **SMALL[name]).eval()
+    with torch.no_grad():
+        assert net(torch.randn(2, 2, *size), torch.zeros(2)).shape == (2, 2, *size)
+
+
+def test_padding_is_undone_by_the_crop():
+    x = torch.randn(2, 3, 13, 30)
+    padded, crop = blocks.pad_to_multiple(x, 8)
+    assert padded.shape == (2, 3, 16, 32)
+    assert torch.equal(padded[..., *crop], x)
+    assert blocks.pad_to_multiple(padded, 8)[0] is padded
+
+
+def test_unet_begins_by_predicting_nothing():
+    net = nets.build("unet", channels=3, width=16, classes=5)
+    out = net(torch.randn(2, 3, 16, 16), torch.zeros(2), label=torch.tensor([0, 5]))
+    assert torch.equal(out, torch.zeros_like(out))
+
+
+def test_unet_reads_noise_level_and_label():
+    torch.manual_seed(0)
+    net = nets.build("unet", channels=1, width=16, classes=3).eval()
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    x, c = torch.randn(1, 1, 8, 8).expand(4, -1, -1, -1), torch.zeros(4)
+    with torch.no_grad():
+        by_label = net(x, c, label=torch.arange(4))
+        by_level = net(x, torch.tensor([-1.0, 0.0, 0.1, 1.0]), label=torch.zeros(4, dtype=torch.int64))
+        untold = net(x, c)
+    assert torch.cdist(by_label.flatten(1), by_label.flatten(1)).fill_diagonal_(1).min() > 1e-3
+    assert torch.cdist(by_level.flatten(1), by_level.flatten(1)).fill_diagonal_(1).min() > 1e-3
+    torch.testing.assert_close(untold[:1], by_label[3:])  # no label is the last row of the table
+
+
+def test_every_parameter_of_the_unet_learns():
+    """After one step away from the zeroed outputs, every parameter receives a gradient."""
+    torch.manual_seed(0)
+    net = nets.build("unet", channels=1, width=16, classes=3)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    net(torch.randn(3, 1, 8, 8), torch.rand(3), label=torch.arange(3)).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in net.parameters())
+
+
+def test_group_norm_is_float32_under_autocast_and_the_formula():
+    norm, x = blocks.GroupNorm(2, 8), torch.randn(3, 8, 4, 4) * 50 + 200
+    groups = x.reshape(3, 2, -1)
+    expected = (groups - groups.mean(-1, keepdim=True)) / (groups.var(-1, correction=0, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(norm(x), expected.reshape(x.shape), rtol=1e-4, atol=1e-4)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(norm(x.bfloat16()).float(), norm(x.bfloat16().float()), rtol=1e-2, atol=1e-2)
+
+
+def test_group_norm_backward_in_channels_last():
+    norm = blocks.GroupNorm(8, 64)
+    x = torch.randn(8, 64, 14, 14).contiguous(memory_format=torch.channels_last).requires_grad_()
+    norm(x).square().sum().backward()
+    assert x.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("width", [8, 20, 52, 100])
+def test_unet_takes_any_width(width):
+    net = nets.build("unet", channels=1, width=width)
+    assert net(torch.zeros(1, 1, 8, 8), torch.zeros(1)).shape == (1, 1, 8, 8)
+
+
+def test_names_and_unknown_ones():
+    assert {"simple_unet", "unet"} <= set(nets.names())
+    with pytest.raises(UserError, match="Did you mean 'simple_unet'"):
+        nets.build("simple_net")

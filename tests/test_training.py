@@ -1,0 +1,302 @@
+"""Training: exact resume, the average of the weights, the rate, the stream, checkpoints that are whole or not there."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+import sfumato
+from sfumato import data, draws, trainer
+from sfumato.config import Config, checked
+from sfumato.errors import UserError
+from sfumato.run import Run
+from sfumato.training import checkpoint, loop
+from sfumato.training.device import Placement
+from sfumato.training.ema import EMA, tensors
+from sfumato.training.stream import Stream
+
+CPU = Placement(torch.device("cpu"))
+TINY = {"net": "unet:width=8,dropout=0.2", "batch": 50, "precision": "float32"}
+
+CHILD = """
+import os, signal, sys
+from pathlib import Path
+from sfumato import trainer
+from sfumato.config import checked
+from sfumato.run import Run
+raw, folder, die = eval(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+def kill(event):
+    if event.kind == "step" and event.state.images == die:
+        os.kill(os.getpid(), signal.SIGKILL)
+trainer.train("digits", checked(raw), Run(Path(folder)), watchers=lambda config: [kill])
+"""
+
+
+def train_in_child(raw, folder, die=-1):
+    return subprocess.run([sys.executable, "-c", CHILD, repr(raw), str(folder), str(die)], capture_output=True).returncode
+
+
+def log_without_timing(folder):
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("images_per_second", "data_wait")} for line in lines]
+
+
+@pytest.mark.parametrize(
+    "scale", [pytest.param(1, id="2000 images"), pytest.param(10, id="20000 images", marks=pytest.mark.slow)]
+)
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path, scale):
+    """20 equals 8, SIGKILL, 12 more: weights, average, optimizer and log, with labels, dropout and mirroring on."""
+    raw = TINY | {"images": 2000 * scale, "checkpoint_every": 400 * scale, "log_every": 150 * scale, "flip": True}
+    assert train_in_child(raw, tmp_path / "whole") == 0
+    assert train_in_child(raw, tmp_path / "killed", die=1150 * scale) == -signal.SIGKILL
+    saved = [path.name for path in checkpoint.listed(tmp_path / "killed" / "checkpoints")]
+    assert saved == [f"{400 * scale:09d}", f"{800 * scale:09d}"]
+    assert train_in_child(raw, tmp_path / "killed") == 0
+    last = f"checkpoints/{2000 * scale:09d}"
+    for part in ("model", "ema", "optimizer"):
+        whole, killed = ((tmp_path / run / last / f"{part}.safetensors").read_bytes() for run in ("whole", "killed"))
+        assert whole == killed, part
+    assert log_without_timing(tmp_path / "whole") == log_without_timing(tmp_path / "killed")
+
+
+def test_training_learns_and_returns_a_model(tmp_path):
+    model = sfumato.train("digits", tmp_path / "r", quiet=True, images=3000, **TINY)
+    records = Run(tmp_path / "r").records()
+    assert records[-1]["held_out_loss"] < 0.9 * records[0]["loss"]
+    assert records[-1]["images"] == model.images == 3000
+    pictures = model.sample(5, seed=1, steps=3)
+    assert pictures.shape == (5, 8, 8, 1)
+    assert pictures.dtype == np.uint8
+    again = sfumato.load(tmp_path / "r")
+    assert np.array_equal(again.sample(5, seed=1, steps=3), pictures)
+    assert again.grid(4, steps=2).size[0] > 8
+    assert again.strip(seed=3, steps=4).size[0] > 8
+
+
+def test_ones_own_network_and_arrays(tmp_path):
+    class Mine(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 3, 3, padding=1)
+
+        def forward(self, x, c_noise):
+            return self.conv(x)
+
+    pictures = np.random.default_rng(0).integers(0, 256, (100, 12, 10, 3), dtype=np.uint8)
+    sfumato.train(pictures, tmp_path / "r", net=Mine(), quiet=True, images=100, batch=20)
+    assert sfumato.load(tmp_path / "r", net=Mine()).sample(2, steps=2).shape == (2, 12, 10, 3)
+    with pytest.raises(UserError, match="net=mine"):
+        sfumato.load(tmp_path / "r")
+
+
+def test_average_of_the_weights_has_its_half_life():
+    """Constant weights after a jump: the old value's share halves every half-life, once the ramp is over."""
+    net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    ema = EMA(net, half_life=1000, ramp=0.05)
+    old = net[0].weight.detach().clone()
+    with torch.no_grad():
+        net[0].weight += 1
+    net[1].num_batches_tracked += 7
+    for step in range(10):
+        ema.update(net, images=10**6 + 100 * step, batch=100)
+    torch.testing.assert_close(ema.net[0].weight - old, torch.full((2, 2), 0.5))
+    assert ema.net[1].num_batches_tracked == 7
+    assert torch.equal(ema.net[1].running_mean, net[1].running_mean)
+    early = EMA(net, half_life=1000, ramp=0.05)  # after 200 images the memory is 10 images long
+    with torch.no_grad():
+        net[0].weight += 1
+    before = early.net[0].weight.clone()
+    early.update(net, images=200, batch=100)
+    torch.testing.assert_close(early.net[0].weight - before, torch.full((2, 2), 1 - 0.5**10))
+
+
+def test_learning_rate():
+    config = checked(Config(images=10_000, lr=2.0, warmup=1000, batch=100))
+    assert loop.learning_rate(config, 0) == pytest.approx(0.2)
+    assert loop.learning_rate(config, 900) == pytest.approx(2.0 * (0.5 + 0.5 * math.cos(math.pi * 0.09)))
+    assert loop.learning_rate(config, 5000) == pytest.approx(1.0)
+    assert loop.learning_rate(config, 10_000) == pytest.approx(0)
+    constant = checked(Config(images=10_000, lr=2.0, warmup=0, rate="constant"))
+    assert {loop.learning_rate(constant, i) for i in (0, 5000, 9999)} == {2.0}
+
+
+def stream(**options):
+    images = data.gather(data.open_source("digits"))
+    return Stream(
+        images,
+        data.AffineCodec.fit(images),
+        CPU,
+        seed=4,
+        conditions=["label"],
+        **({"flip": True, "label_dropout": 0.3} | options),
+    )
+
+
+def test_the_stream_does_not_depend_on_the_batch():
+    whole, cond = stream().batch(torch.arange(8000, 8400))  # across a block and several epochs
+    for size in (1, 7, 64):
+        s = stream()
+        parts = [s.batch(part) for part in torch.arange(8000, 8400).split(size)]
+        assert torch.equal(torch.cat([x0 for x0, _ in parts]), whole)
+        assert torch.equal(torch.cat([c["label"] for _, c in parts]), cond["label"])
+
+
+def test_the_stream_shows_every_picture_once_an_epoch():
+    s = stream()
+    n = len(s.images)
+    assert sorted(s.order(torch.arange(n)).tolist()) == list(range(n))
+    withheld = (s.batch(torch.arange(n))[1]["label"] == 10).double().mean().item()
+    assert withheld == pytest.approx(0.3, abs=5 * (0.21 / n) ** 0.5)
+    plain, mirrored = (stream(flip=flip).batch(torch.arange(n))[0] for flip in (False, True))
+    same = (plain == mirrored).flatten(1).all(1)
+    assert torch.equal(mirrored[~same], plain[~same].flip(-1))
+    assert same.double().mean().item() == pytest.approx(0.5, abs=0.07)
+
+
+def test_accumulation_changes_nothing_but_memory(tmp_path):
+    """The same images, noise and times in 1 part and in 5: the same weights, to rounding."""
+    weights = []
+    for accumulate in (1, 5):
+        raw = TINY | {"net": "unet:width=8", "images": 300, "accumulate": accumulate}
+        model = sfumato.train("digits", tmp_path / str(accumulate), quiet=True, **raw)
+        weights.append(model.denoiser.net.net.leave.weight)
+    torch.testing.assert_close(*weights, rtol=2e-3, atol=1e-5)
+
+
+def test_losses_by_band_average_to_the_loss(tmp_path):
+    sfumato.train("digits", tmp_path / "r", quiet=True, images=500, log_every=50, **TINY)
+    for record in Run(tmp_path / "r").records():
+        assert min(record["loss_bands"].values()) <= record["loss"] <= max(record["loss_bands"].values())
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_by_a_sentence(tmp_path):
+    raw = TINY | {"lr": 1e30, "images": 1000, "checkpoint_every": 100, "clip": None, "warmup": 0}
+    with pytest.raises(UserError, match="lower rate"):
+        sfumato.train("digits", tmp_path / "r", quiet=True, **raw)
+    assert checkpoint.listed(tmp_path / "r" / "checkpoints") == []
+
+
+# ---- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+def saved(tmp_path, *images):
+    for count in images:
+        checkpoint.save(tmp_path, count, {"model": {"w": torch.full((3,), float(count))}}, {"note": count})
+
+
+def test_checkpoints_round_trip_and_are_pruned(tmp_path):
+    saved(tmp_path, 100, 200, 300)
+    found = checkpoint.newest(tmp_path)
+    assert found.state["note"] == 300
+    assert torch.equal(found.tensors["model"]["w"], torch.full((3,), 300.0))
+    (tmp_path / ".000000400.1").mkdir()  # what a killed writer leaves
+    checkpoint.prune(tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["000000200", "000000300"]
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "remove file", "remove state", "garble state", "empty state"])
+def test_a_broken_checkpoint_gives_way_to_the_older_one_and_says_so(tmp_path, damage):
+    saved(tmp_path, 100, 200)
+    file, state = tmp_path / "000000200" / "model.safetensors", tmp_path / "000000200" / "state.json"
+    if damage == "truncate":
+        os.truncate(file, 60)
+    elif damage == "flip":
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+    elif damage == "remove file":
+        file.unlink()
+    elif damage == "remove state":
+        state.unlink()
+    else:
+        state.write_text("{" if damage == "garble state" else "{}")
+    found = checkpoint.newest(tmp_path)
+    assert found.state["note"] == 100
+    assert len(found.notes) == 1
+    assert "older checkpoint is used" in found.notes[0]
+    shutil.rmtree(tmp_path / "000000100")
+    with pytest.raises(UserError, match="--run NEW"):
+        checkpoint.newest(tmp_path)
+
+
+def test_prepare_tells_what_it_found():
+    plan = trainer.prepare("digits", checked(Config()))
+    assert plan.facts.shape == (1, 8, 8)
+    assert plan.facts.train + plan.facts.held_out == 1797
+    assert plan.facts.label_names == tuple("0123456789")
+    x0 = data.AffineCodec(**plan.facts.codec).encode(plan.train.batch(range(len(plan.train)))["image"])
+    assert plan.facts.sigma_data == pytest.approx(x0.std().item(), abs=1e-4)
+    assert {*map(bytes, plan.train.array)}.isdisjoint({*map(bytes, plan.held_out.array)})
+
+
+class Normalised(torch.nn.Module):
+    """A network that knows no label and normalises over the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Conv2d(1, 8, 3, padding=1), torch.nn.BatchNorm2d(8), torch.nn.ReLU(), torch.nn.Conv2d(8, 1, 3, padding=1)
+        )
+
+    def forward(self, x, c_noise):
+        return self.layers(x)
+
+
+def test_labels_of_the_data_are_left_out_where_the_network_knows_none(tmp_path):
+    model = sfumato.train("digits", tmp_path / "r", net=Normalised(), quiet=True, images=100, batch=50)
+    assert model.labels is None
+    assert model.config.facts.label_names is not None
+    with pytest.raises(UserError, match="without labels"):
+        model.sample(1, label=3)
+
+
+def test_a_network_with_shared_weights_is_saved_once_and_averaged_once(tmp_path):
+    class Tied(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first = torch.nn.Conv2d(1, 1, 3, padding=1)
+            self.second = self.first
+
+        def forward(self, x, c_noise):
+            return self.second(self.first(x))
+
+    sfumato.train("digits", tmp_path / "r", net=Tied(), quiet=True, images=40, batch=20)
+    loaded = sfumato.load(tmp_path / "r", net=Tied())
+    assert set(tensors(loaded.denoiser.net.net)) == {"first.weight", "first.bias"}
+    net = Tied()
+    ema = EMA(net, half_life=100)
+    before = net.first.weight.detach().clone()
+    with torch.no_grad():
+        net.first.weight += 1
+    ema.update(net, images=10**6, batch=100)
+    torch.testing.assert_close(ema.net.first.weight, before + 0.5)
+
+
+def test_held_out_loss_sees_all_classes():
+    """The held-out part lists class after class; the pictures that are judged are drawn from all of it."""
+    images = data.gather(data.open_source("digits"))
+    by_class = images.subset(np.argsort(images.labels, kind="stable"))
+    some = draws.shuffle(0, "held-out", torch.arange(256), len(by_class))
+    assert by_class.batch(some)["label"].unique().tolist() == list(range(10))
+
+
+def test_batchnorm_statistics_are_averaged_and_used_in_sampling(tmp_path):
+    """The average's running mean follows the network's; sampling neither changes it nor depends on the batch."""
+    said = []
+    config = checked(Config(images=200, batch=50, accumulate=2, precision="float32"))
+    model = trainer.train("digits", config, Run(tmp_path / "r"), Normalised(), say=said.append)
+    assert any("normalises over the batch" in text for text in said)
+    norm = model.denoiser.net.net.layers[1]
+    before = norm.running_mean.clone()
+    assert before.abs().max() > 0
+    assert norm.num_batches_tracked == 8
+    one, two = model.sample(2, steps=2, batch=1), model.sample(2, steps=2, batch=2)
+    assert np.abs(one.astype(int) - two.astype(int)).max() <= 1
+    assert torch.equal(before, norm.running_mean)
