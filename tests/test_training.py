@@ -17,7 +17,7 @@ from sfumato import data, draws, trainer
 from sfumato.config import Config, checked
 from sfumato.errors import UserError
 from sfumato.run import Run
-from sfumato.training import checkpoint, loop
+from sfumato.training import checkpoint, device, loop
 from sfumato.training.device import Placement
 from sfumato.training.ema import EMA, tensors
 from sfumato.training.stream import Stream
@@ -181,6 +181,34 @@ def test_a_loss_that_is_not_a_number_stops_the_run_by_a_sentence(tmp_path):
     with pytest.raises(UserError, match="lower rate"):
         sfumato.train("digits", tmp_path / "r", quiet=True, **raw)
     assert checkpoint.listed(tmp_path / "r" / "checkpoints") == []
+
+
+def test_the_fastest_placement_wins_through_noise_and_the_plain_one_wins_ties():
+    def measured(*seconds):
+        values = iter((9.0, *seconds))  # the first call of each is a warm-up
+        return lambda: next(values)
+
+    assert device.fastest([measured(2, 2, 2, 2, 2), measured(2.5, 1, 1, 1, 1)]) == 1
+    assert device.fastest([measured(1, 1, 1, 1, 1), measured(0.97, 0.97, 0.97, 0.97, 0.97)]) == 0
+    assert device.fastest([measured(1, 1, 1, 1, 1), measured(1.6)]) == 0  # far behind: not asked again
+
+
+def test_the_choice_is_remembered_for_machine_and_network(tmp_path, monkeypatch):
+    monkeypatch.setenv("SFUMATO_CACHE", str(tmp_path / "cache"))
+    asked = []
+    step = lambda net, placement: asked.append(placement)
+    choose = lambda name: device.choose(step, torch.nn.Linear(1, 1), torch.device("cpu"), "auto", name)
+    first = choose("a")
+    assert len({(p.precision, p.channels_last) for p in asked}) == 4
+    asked.clear()
+    assert choose("a") == first
+    assert asked == []
+    choose("b")
+    assert asked
+    (tmp_path / "cache" / "placements.json").write_text("not json")  # a damaged cache is measured again
+    asked.clear()
+    choose("a")
+    assert asked
 
 
 # ---- checkpoints -----------------------------------------------------------------------------------------------------
