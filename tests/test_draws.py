@@ -44,6 +44,12 @@ def test_addresses_are_independent():
     assert (torch.corrcoef(base) - torch.eye(4)).abs().max() < 5 / 1000**0.5
 
 
+def test_elements_of_a_sample_are_independent():
+    z = draws.normal(draws.keys(0, "elements", range(4000)), (11,), torch.float64)
+    assert (torch.corrcoef(z.T) - torch.eye(11)).abs().max() < 5 / 4000**0.5
+    assert (torch.corrcoef(z.square().T) - torch.eye(11)).abs().max() < 5 / 4000**0.5
+
+
 def test_normals_have_normal_moments():
     z = draws.normal(draws.keys(0, "moments", range(1000)), (999,), torch.float64).flatten()
     n = len(z) ** 0.5
@@ -68,6 +74,8 @@ def test_uniforms_lie_below_one():
         assert u.dtype == dtype
         assert u.min() >= 0
         assert u.max() < 1
+        grain = 2.0**32 if dtype == torch.float64 else 2.0**24
+        assert torch.equal(u * grain, (u * grain).round())  # rounding can then not reach 1
         assert abs(u.double().mean() - 0.5) < 5 * 12**-0.5 / 1e5**0.5
 
 

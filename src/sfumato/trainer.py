@@ -107,7 +107,7 @@ def train(
     config: Config,
     run: Run,
     net: nn.Module | None = None,
-    watchers: Callable[[Config], Sequence[loop.Watcher]] = lambda config: (),
+    watchers: Sequence[loop.Watcher] = (),
     say: Say = lambda text: None,
     device: str | None = None,
 ) -> Model:
@@ -140,7 +140,7 @@ def train(
         return _fit(plan, run, built, placement, watchers, say)
 
 
-def _fit(plan: Plan, run: Run, net: nn.Module, placement: Placement, watchers: Any, say: Say) -> Model:
+def _fit(plan: Plan, run: Run, net: nn.Module, placement: Placement, watchers: Sequence[loop.Watcher], say: Say) -> Model:
     config = plan.config
     schedule = choose(schedules.SCHEDULES, config.schedule, "schedule")()
     if schedule.terminal_snr > 1e-3:
@@ -169,7 +169,7 @@ def _fit(plan: Plan, run: Run, net: nn.Module, placement: Placement, watchers: A
     stream = Stream(plan.train, codec, placement, state.denoiser.conditions, config.seed, config.flip, config.label_dropout)
     shown = lambda weights: _shown(assemble(weights, config, placement))
     pictures = watch.Pictures(shown, run.grid, run.records, run.loss_curve)
-    everyone = (watch.Log(run.log), *watchers(config), pictures)
+    everyone: tuple[loop.Watcher, ...] = (watch.Log(run.log), *watchers, pictures)
     with stopping() as stop:
         loop.train(config, stream, plan.held_out, state, run.checkpoints, everyone, stop.is_set)
     return assemble(state.ema.net, config, placement, run.path, state.images)

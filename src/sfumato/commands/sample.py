@@ -9,11 +9,10 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress, TimeRemainingColumn
 
-from .. import picture, trainer
+from .. import picture
 from ..config import Choice
-from ..errors import UserError
-from ..judge.metrics import neighbours
-from ..model import Model, load
+from ..judge import memory
+from ..model import load
 from ..run import Run
 
 
@@ -69,47 +68,24 @@ def main(arguments: list[str]) -> int:
             callback=(lambda i, t, x, x0: frames.append(model.displayed(x))) if args.gif else None,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )  # fmt: skip
-    steps = args.steps or model.config.sampling_steps
-    console.print(
-        f"{n} samples in {steps} steps of {args.solver or model.config.solver}: {model.evaluations} evaluations each."
-    )
-    out = args.out or run.out
-    for path in save(model, pictures, out, first, args, steps):
-        console.print(str(path), markup=False)
-    if args.gif:
-        picture.gif([picture.grid(frame) for frame in frames], out / f"s{args.seed}-grid.gif", scale=1)
-        console.print(str(out / f"s{args.seed}-grid.gif"), markup=False)
-    if args.copies:
-        console.print(_copies(run, model, pictures))
-    return 0
-
-
-def save(model: Model, pictures: np.ndarray, out: Path, first: int, args: Arguments, steps: int) -> list[Path]:
-    """Write single files, the grid, and the array if asked for; returns the paths that a person wants to open."""
-    out.mkdir(parents=True, exist_ok=True)
-    solver = str(args.solver or model.config.solver)
+    steps, solver = args.steps or model.config.sampling_steps, str(args.solver or model.config.solver)
+    console.print(f"{n} samples in {steps} steps of {solver}: {model.evaluations} evaluations each.")
+    out, shown = args.out or run.out, model.displayed(pictures)
     text = {"run": str(model.path), "seed": str(args.seed), "solver": solver, "steps": str(steps)}
-    for number, one in enumerate(pictures, first):
-        single = one if one.dtype == np.uint16 and one.shape[-1] == 1 else model.displayed(one)
-        picture.save_png(
-            out / f"s{args.seed}-{number:05d}.png", picture.to_pil(single) if single.dtype == np.uint8 else single, text
-        )
-    opened = [out / f"s{args.seed}-{first:05d}.png"]
+    made = picture.save_samples(pictures, shown, out, args.seed, first, text)
     if args.only is None:
-        opened = [out / f"s{args.seed}-grid.png"]
-        picture.save_png(opened[0], picture.grid(model.displayed(pictures)), text)
+        made = [out / f"s{args.seed}-grid.png"]
+        picture.save_png(made[0], picture.grid(shown), text)
+    if args.gif:
+        made.append(out / f"s{args.seed}-grid.gif")
+        picture.gif([picture.grid(frame) for frame in frames], made[-1], scale=1)
     if args.npy is not None:
+        made.append(args.npy)
         args.npy.parent.mkdir(parents=True, exist_ok=True)
         with open(args.npy, "wb") as file:
             np.save(file, pictures, allow_pickle=False)
-        opened.append(args.npy)
-    return opened
-
-
-def _copies(run: Run, model: Model, pictures: np.ndarray) -> str:
-    """The sentence on samples that are copies, against the pictures that the run was trained on and those held out."""
-    plan = trainer.prepare(model.facts.data, model.config)
-    if plan.facts.fingerprint != model.facts.fingerprint:
-        raise UserError(f"{model.facts.data} no longer holds the pictures that {run.path} was trained on.")
-    train, held = (part.array.transpose(0, 2, 3, 1) for part in (plan.train, plan.held_out))
-    return neighbours.copies(pictures, train, held).sentence()
+    for path in made:
+        console.print(str(path), markup=False)
+    if args.copies:
+        console.print(memory.copies(model, pictures).sentence())
+    return 0

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from torch import nn
 
 from .. import recipes, trainer
@@ -59,19 +60,20 @@ def run_training(
     config: Config | None = None,
 ) -> Model:
     """Train with progress on the terminal; the run folder is the first and the last thing printed."""
-    console = Console(quiet=quiet, highlight=False)
+    console = Console(quiet=quiet, highlight=False, soft_wrap=True)
     if config is None:
         raw = builtins(recipes.recipe(recipe))
         for name in options.keys() - raw.keys():
             raise unknown("setting", name, raw)
         config = checked(raw | options)
     folder = Run.of(run or Path("runs") / f"{open_source(data).name}-{recipe}")
-    console.print(f"[bold]{folder.path}[/bold]")
-    bars = lambda config: [Bar(config.images, console)]
-    model = trainer.train(data, config, folder, net, bars, lambda text: console.print(text, markup=False), device)
+    name = f"[bold]{escape(str(folder.path))}[/bold]"
+    console.print(name)
+    with Bar(console) as bar:
+        model = trainer.train(data, config, folder, net, [bar], bar.say, device)
     if model.images < (model.config.images or 0):
         console.print(f"Stopped and saved after {model.images:,} images. Type the same command again to go on.")
-    console.print(f"[bold]{folder.path}[/bold]: {model.images:,} images seen. Draw from it: sfumato sample {folder.path}")
+    console.print(f"{name}: {model.images:,} images seen. Draw from it: sfumato sample {escape(str(folder.path))}")
     return model
 
 

@@ -62,6 +62,7 @@ class Event:
 
     kind: str
     state: State
+    budget: int  # images in all
     record: dict[str, Any] | None = None  # the line of the log, for kind 'log'
 
 
@@ -78,8 +79,8 @@ def train(
     stop: Callable[[], bool] = lambda: False,
 ) -> State:
     """Train until `config.images` have been seen or `stop()` says so, saving checkpoints in `folder`."""
-    tell = lambda kind, record=None: [watcher(Event(kind, state, record)) for watcher in watch]
     budget, seed, placement = config.images or 0, config.seed, stream.placement
+    tell = lambda kind, record=None: [watcher(Event(kind, state, budget, record)) for watcher in watch]
     log_every, clock = config.log_every or max(config.batch, budget // 200), _Clock(state.images)
     tell("start")
     while state.images < budget and not stop():

@@ -7,15 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from .. import picture
@@ -37,40 +29,49 @@ class Log:
 class Bar:
     """A progress bar with loss, images a second and the time that is left; plain lines where there is no terminal."""
 
-    def __init__(self, budget: int, console: Console):
-        self.console, self.budget = console, budget
-        self.task: TaskID | None = None
+    def __init__(self, console: Console):
+        self.console = console
         self.loss, self.held_out = "", ""
         self.last_line = 0.0
         self.progress = Progress(
-            TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("images"), TextColumn("{task.fields[text]}"),
-            TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False),
-            console=console, disable=not console.is_terminal, speed_estimate_period=60,
+            TextColumn("{task.completed:,.0f} of {task.total:,.0f} images"), BarColumn(), TextColumn("{task.fields[text]}"),
+            TimeRemainingColumn(), TextColumn("left"), console=console, disable=not console.is_terminal,
+            speed_estimate_period=60,
         )  # fmt: skip
 
+    def __enter__(self) -> "Bar":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.progress.stop()
+
+    def say(self, text: str) -> None:
+        """Print a sentence above the bar."""
+        self.console.print(text, markup=False)
+
     def __call__(self, event: Event) -> None:
+        images = event.state.images
         if event.kind == "start":
-            self.started, self.first = time.perf_counter(), event.state.images
-            self.task = self.progress.add_task("", total=self.budget, completed=event.state.images, text="")
+            self.started, self.first = time.perf_counter(), images
+            self.task = self.progress.add_task("", total=event.budget, completed=images, text="")
             self.progress.start()
-        elif event.kind == "end":
-            self.progress.stop()
-        elif event.kind == "step" and self.task is not None:
-            self.progress.update(self.task, completed=event.state.images, text=self._text(event))
+        elif event.kind == "step":
+            self.progress.update(self.task, completed=images, text=self._text(images))
         elif event.kind == "log" and event.record is not None:
             self.loss = f"loss {event.record['loss']:.4f}"
             if event.record.get("held_out_loss") is not None:
                 self.held_out = f"held-out {event.record['held_out_loss']:.4f}"
             if not self.console.is_terminal and time.perf_counter() - self.last_line > 10:
                 self.last_line = time.perf_counter()
-                self.console.print(f"{event.state.images:,} of {self.budget:,} images  {self._text(event)}", highlight=False)
+                left = (event.budget - images) / max(self._rate(images), 1e-9)
+                minutes = f"{int(left // 60)} min {int(left % 60)} s left"
+                self.say(f"{images:,} of {event.budget:,} images  {self._text(images)}  {minutes}")
 
-    def _text(self, event: Event) -> str:
-        done = event.state.images - self.first
-        rate = done / max(1e-9, time.perf_counter() - self.started)
-        left = (self.budget - event.state.images) / max(rate, 1e-9)
-        eta = "" if self.console.is_terminal else f"{int(left // 60)} min {int(left % 60)} s left"
-        return "  ".join(part for part in (self.loss, self.held_out, f"{rate:.0f} images/s", eta) if part)
+    def _rate(self, images: int) -> float:
+        return (images - self.first) / max(1e-9, time.perf_counter() - self.started)
+
+    def _text(self, images: int) -> str:
+        return "  ".join(part for part in (self.loss, self.held_out, f"{self._rate(images):.0f} images/s") if part)
 
 
 class Pictures:
