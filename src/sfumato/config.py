@@ -202,8 +202,7 @@ def checked(config: Config | dict[str, Any]) -> Config:
     try:
         config = msgspec.convert(raw, Config, dec_hook=lambda _, value: Spec.of(value))
     except msgspec.ValidationError as error:
-        text, _, where = str(error).partition(" - at `$.")
-        raise UserError(f"{text}{f' for {where[:-1]}' if where else ''}.") from None
+        raise UserError(_plainly(str(error), raw)) from None
     if config.schema > SCHEMA:
         raise UserError(f"This run was written by a newer version (schema {config.schema}, known is {SCHEMA}); upgrade.")
     for name, (what, names) in _TABLES.items():
@@ -217,6 +216,16 @@ def checked(config: Config | dict[str, Any]) -> Config:
     if config.accumulate > config.batch:
         raise UserError(f"A batch of {config.batch} cannot be worked through in {config.accumulate} parts.")
     return config
+
+
+def _plainly(error: str, raw: dict[str, Any]) -> str:
+    """What msgspec says of a field, as a person would: the flag, what was expected, what was found."""
+    text, _, path = error.partition(" - at `$.")
+    text = text.replace("`int`", "a whole number").replace("`float`", "a number")
+    field = path.rstrip("`").partition("[")[0].partition(".")[0]
+    if field not in raw:
+        return f"{text}."
+    return f"--{field.replace('_', '-')} does not fit: {text[0].lower()}{text[1:]}, found {raw[field]}."
 
 
 def to_json(config: Config) -> str:

@@ -73,7 +73,7 @@ class Schedule:
         log_snr64 = _float64(log_snr)
         t = self.inverse(log_snr64).clamp(0, 1)
         end = self.curve(torch.ones((), dtype=torch.float64))
-        t = torch.where(log_snr64 <= end, 1.0, torch.where(log_snr64 == math.inf, 0.0, t))
+        t = torch.where(log_snr64 <= end, 1.0, t)
         return _as(t, log_snr)
 
     @property
