@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,7 +59,8 @@ def test_train_sample_and_again(run, tmp_path, capsys):
     assert pictures.shape == (6, 8, 8, 1)
     with Image.open(run / "out" / "s5-00004.png") as image:
         assert np.array_equal(np.array(image), pictures[4, ..., 0])
-        assert image.text == {"run": str(run), "seed": "5", "solver": "dpmpp_2m", "steps": "3"}
+        told = {"run": str(run), "seed": "5", "solver": "dpmpp_2m", "steps": "3", "guidance": "1.0", "weights": "averaged"}
+        assert image.text == told | {"images": "400"}
     with Image.open(run / "out" / "s5-grid.gif") as animation:
         assert animation.n_frames > 1
     assert (run / "out" / "s5-grid.png").exists()
@@ -101,8 +103,6 @@ def test_the_same_command_finishes_then_says_how_to_go_on(run, capsys):
 
 
 def test_a_larger_budget_goes_on_and_says_that_it_is_a_new_trajectory(run, tmp_path, capsys):
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     assert typed(f"train digits --run {copy} --images 600 {TINY}") == 0
@@ -219,6 +219,37 @@ def test_mistakes_about_samples(capsys, run, unlabelled):
     assert "0 to 4294967295" in refused(capsys, "sample", run, "--seed", "-1")
 
 
+@pytest.mark.parametrize("budget", ["--images 100", "--epochs 0.05", "--steps 2", "--time 1s"])
+def test_every_kind_of_budget_can_be_sampled_and_resumed(budget, capsys):
+    assert typed(f"train digits --run r {budget} {TINY}") == 0
+    assert typed("sample r -n 1 --steps 1") == 0
+    assert typed(f"train digits --run r {budget} {TINY}") == 0
+    assert "finished" in capsys.readouterr().out
+
+
+def test_mistakes_in_options_devices_and_paths(capsys, run, tmp_path):
+    for option in ("--net unet:width=abc", "--net unet:width=0", "--schedule linear:steps=0", "--schedule linear:steps=abc",
+                   "--weight min_snr:g=-1", "--solver ddim:eta=abc", "--optimizer adamw:betas=3", "--images inf",
+                   "--lr inf", "--time inf", "--device foo", "--held-out 1"):  # fmt: skip
+        budget = [] if option.split()[0] in ("--images", "--time") else ["--images", "100"]
+        refused(capsys, "train", "digits", *budget, *option.split())
+    (tmp_path / "file").write_text("kept")
+    for words in ("--run file", "--run file/x"):
+        refused(capsys, "train", "digits", *words.split())
+    assert "its own" in refused(capsys, "train", "digits", "--run", "")
+    for words in ("--npy .", "--npy file/x.npy", "--out file", "--device foo", "--batch 0", "--only -1", "--guidance nan"):
+        refused(capsys, "sample", run, "-n", "1", *words.split())
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_a_garbled_log_does_not_stop_a_run(run, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    with open(copy / "log.jsonl", "ab") as log:
+        log.write(b'5\n[1]\n{"a": 1}\n\xff\xfe\n{"images": 4')
+    assert typed(f"train digits --run {copy} --images 450 {TINY}") == 0
+
+
 def test_a_second_trainer_is_refused(capsys, run):
     from filelock import FileLock
 
@@ -227,8 +258,6 @@ def test_a_second_trainer_is_refused(capsys, run):
 
 
 def test_a_broken_checkpoint_is_passed_over_by_sample(capsys, run, tmp_path):
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     newest = sorted((copy / "checkpoints").iterdir())[-1]

@@ -35,8 +35,9 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")
         return 130
-    except UserError as error:
+    except (UserError, OSError) as error:
         if debug:
             raise
-        sys.stderr.write(f"{error}\n")
+        said = str(error) if isinstance(error, UserError) else f"{error.filename or 'A file'} cannot be used: {error.strerror}."
+        sys.stderr.write(f"{said}\n")
         return 2

@@ -5,6 +5,7 @@ the run began. Together they are `config.json`, and all that is needed to rebuil
 """
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
 
@@ -29,7 +30,7 @@ def count(text: str) -> int:
     """`500k` is 500,000, `1.5m` is 1,500,000."""
     digits, unit = (text[:-1], text[-1].lower()) if text[-1:].lower() in "km" and text else (text, "")
     number = float(digits.replace("_", "").replace(",", "")) * {"": 1, "k": 1_000, "m": 1_000_000}[unit]
-    if number != int(number):
+    if not math.isfinite(number) or number != int(number):
         raise ValueError(f"'{text}' is not a whole number")
     return int(number)
 
@@ -63,13 +64,13 @@ _COUNT = _flag(count, "COUNT")
 Count = Annotated[int, msgspec.Meta(ge=1), _COUNT]
 MaybeCount = Annotated[Annotated[int, msgspec.Meta(ge=1)] | None, _COUNT]
 MaybeZero = Annotated[Annotated[int, msgspec.Meta(ge=0)] | None, _COUNT]
-Seconds = Annotated[Annotated[float, msgspec.Meta(gt=0)] | None, _flag(seconds, "TIME")]
-MaybePositive = Annotated[Annotated[float, msgspec.Meta(gt=0)] | None, _flag(float, "FLOAT")]
+Seconds = Annotated[Annotated[float, msgspec.Meta(gt=0, le=1e12)] | None, _flag(seconds, "TIME")]
+MaybePositive = Annotated[Annotated[float, msgspec.Meta(gt=0, le=1e12)] | None, _flag(float, "FLOAT")]
 Channels = Annotated[Annotated[int, msgspec.Meta(ge=1, le=64)] | None, _flag(int, "INT")]
 Side = Annotated[int, msgspec.Meta(ge=4, le=1024)]
 Size = Annotated[tuple[Side, Side] | None, _flag(height_width, "SIZE", lambda s: f"{s[0]}x{s[1]}")]
 Choice = Annotated[Spec, _flag(Spec.of, "NAME[:OPTION=VALUE,...]", repr)]
-Positive = Annotated[float, msgspec.Meta(gt=0)]
+Positive = Annotated[float, msgspec.Meta(gt=0, le=1e12)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 Seed = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 
@@ -105,8 +106,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """How other shapes are brought to size: crop, pad or stretch."""
     flip: bool = False
     """Mirror half of the pictures left to right."""
-    held_out: Share = 0.05
-    """Share of the pictures kept for the held-out loss; 0 keeps none."""
+    held_out: Annotated[float, msgspec.Meta(ge=0, le=0.2)] = 0.05
+    """Share of the pictures kept for the held-out loss, at most 0.2 (but at least 64 pictures); 0 keeps none."""
 
     net: Choice = Spec("unet")
     """Network, as in unet:width=96,dropout=0.1."""
@@ -211,7 +212,8 @@ def checked(config: Config | dict[str, Any]) -> Config:
     for name, (what, table) in _SPECS.items():
         choose(table, getattr(config, name), what)
     given = [name for name in BUDGET if getattr(config, name) is not None]
-    if len(given) > 1 and set(given) != {"images", "time"}:
+    stored = config.facts is not None  # a run keeps what was typed beside the images that it became
+    if len(given) > 1 and not (stored and "images" in given and len(given) == 2):
         raise UserError(f"One budget is enough; found {' and '.join('--' + name for name in given)}.")
     if config.accumulate > config.batch:
         raise UserError(f"A batch of {config.batch} cannot be worked through in {config.accumulate} parts.")
@@ -225,7 +227,8 @@ def _plainly(error: str, raw: dict[str, Any]) -> str:
     field = path.rstrip("`").partition("[")[0].partition(".")[0]
     if field not in raw:
         return f"{text}."
-    return f"--{field.replace('_', '-')} does not fit: {text[0].lower()}{text[1:]}, found {raw[field]}."
+    found = "x".join(map(str, raw[field])) if field == "size" and isinstance(raw[field], list | tuple) else raw[field]
+    return f"--{field.replace('_', '-')} does not fit: {text[0].lower()}{text[1:]}, found {found}."
 
 
 def to_json(config: Config) -> str:

@@ -17,4 +17,5 @@ def unknown(what: str, name: str, names: Iterable[str]) -> UserError:
     names = sorted(names)
     near = get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    return UserError(f"There is no {what} '{name}'; there is {', '.join(names) or 'none'}.{hint}")
+    shown = ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+    return UserError(f"There is no {what} '{name}'; there is {shown or 'none'}.{hint}")

@@ -1,5 +1,6 @@
 """A trained model: a denoiser, the codec of its pictures, and the names of its labels."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +17,9 @@ from .data import AffineCodec
 from .denoisers import Denoiser, Denoises
 from .errors import UserError, unknown
 from .run import Run
-from .spec import Spec, choose
+from .spec import Spec, choose, make
 from .training import checkpoint
-from .training.device import Placement, best_device
+from .training.device import Placement, device_named
 from .training.ema import fill
 
 
@@ -81,8 +82,12 @@ class Model:
         progress   (done, total), in steps of batches
         Raises UserError for an unknown label, solver or condition, and for labels on a model that knows none.
         """
-        if n < 1:
-            raise UserError(f"Expected at least 1 sample, found {n}.")
+        if n < 1 or batch < 1:
+            raise UserError(f"Expected at least 1 sample, at least 1 at once; found {n} and {batch}.")
+        if not 0 <= first < 2**62:
+            raise UserError(f"Samples are numbered from 0; found {first}.")
+        if not math.isfinite(guidance):
+            raise UserError(f"Guidance is a number, 1 for none; found {guidance}.")
         steps = self.config.sampling_steps if steps is None else steps
         if steps < 1:
             raise UserError(f"A sampler takes at least 1 step, found {steps}.")
@@ -215,20 +220,21 @@ def build_net(config: Config, facts: Facts, net: nn.Module | None = None) -> nn.
     """The untrained network of a config, or one's own, with the labels of the data declared where it can take them."""
     if net is not None:
         return net
-    make = choose(nets.NETS, config.net, "network")
+    if config.net.name not in nets.NETS:
+        raise unknown("network", config.net.name, nets.NETS)
     options: dict[str, Any] = {}
     if "classes" in nets.options(config.net.name) and facts.label_names and "classes" not in config.net.kw:
         options["classes"] = len(facts.label_names)
     if config.net.name == "unet" and "patch" not in config.net.kw:
         options["patch"] = 1 if max(facts.shape[1:]) < 16 else 2
-    return make(facts.shape[0], **options)
+    return make(nets.NETS, config.net, "network", facts.shape[0], **options)
 
 
 def assemble(net: nn.Module, config: Config, placement: Placement, path: Path | None = None, images: int = 0) -> Model:
     """A Model around a network whose weights are already there."""
     facts = config.facts
     assert facts is not None
-    schedule = choose(schedules.SCHEDULES, config.schedule, "schedule")()
+    schedule = make(schedules.SCHEDULES, config.schedule, "schedule")
     ready = Placed(placement.net(net).eval(), placement)
     return Model(Denoiser(ready, schedule, config.predict, config.c_noise, facts.sigma_data), config, path, images)
 
@@ -257,7 +263,7 @@ def load(
     except ValueError as error:
         raise UserError(f"The weights of {run.path} are not those of {config.net}: {error}.") from None
     facts = config.facts
-    placement = Placement(torch.device(device) if device else best_device(), facts.precision, facts.channels_last)
+    placement = Placement(device_named(device), facts.precision, facts.channels_last)
     model = assemble(built, config, placement, run.path, saved.state["images"])
     model.notes = saved.notes
     return model

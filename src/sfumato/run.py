@@ -25,6 +25,8 @@ class Run:
 
     @classmethod
     def of(cls, path: "str | Path | Run") -> "Run":
+        if not isinstance(path, Run) and str(path) in ("", "."):
+            raise UserError("A run needs a folder of its own; type its name, as in --run runs/mine.")
         return path if isinstance(path, Run) else cls(Path(path))
 
     @classmethod
@@ -71,7 +73,7 @@ class Run:
 
     def config(self) -> Config:
         try:
-            return from_json((self.path / "config.json").read_text())
+            return from_json((self.path / "config.json").read_text(errors="replace"))
         except UserError as error:
             raise UserError(f"{self.path / 'config.json'} cannot be read. {error}") from None
 
@@ -84,11 +86,13 @@ class Run:
         if not self.log.exists():
             return []
         records = []
-        for line in self.log.read_text().splitlines():
+        for line in self.log.read_text(errors="replace").splitlines():
             try:
-                records.append(json.loads(line))
+                record = json.loads(line)
             except json.JSONDecodeError:
                 continue
+            if isinstance(record, dict) and isinstance(record.get("images"), int):
+                records.append(record)
         return records
 
     def rewind_log(self, images: int) -> None:

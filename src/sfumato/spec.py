@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -62,13 +63,40 @@ def choose(table: Mapping[str, Callable], spec: "str | Spec | Mapping[str, Any]"
     if spec.name not in table:
         raise unknown(what, spec.name, table)
     target = table[spec.name]
-    options = {p.name for p in inspect.signature(target).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    options = {p.name: p for p in inspect.signature(target).parameters.values() if p.kind is p.KEYWORD_ONLY}
     for key in spec.kw:
         if key not in options:
             if not options:
                 raise UserError(f"The {what} '{spec.name}' has no options, but '{key}' was given.")
             raise unknown(f"option of the {what} '{spec.name}' called", key, options)
+        if expected := _misfit(spec.kw[key], options[key].default):
+            raise UserError(f"The option {key} of the {what} '{spec.name}' is {expected}; found {spec.kw[key]}.")
     return partial(target, **spec.kw) if spec.kw else target
+
+
+def make(table: Mapping[str, Callable], spec: "str | Spec | Mapping[str, Any]", what: str, *args: Any, **given: Any) -> Any:
+    """What `choose` finds, called; an option that it refuses becomes a UserError."""
+    found = choose(table, spec, what)
+    try:
+        return found(*args, **given)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"The {what} {Spec.of(spec)} cannot be made: {error}") from error
+
+
+def _misfit(value: Any, default: Any) -> str:
+    """What an option with this default should have been, or nothing if the value is of its kind."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(default, bool):
+        return "" if isinstance(value, bool) else "true or false"
+    if isinstance(default, int):
+        return "" if isinstance(value, int) and number else "a whole number"
+    if isinstance(default, float):
+        return "" if number and math.isfinite(value) else "a number"
+    if isinstance(default, tuple):
+        kind = type(default[0]) if default else object
+        whole = isinstance(value, tuple | list) and len(value) and all(isinstance(v, int | kind) for v in value)
+        return "" if whole else f"a row of numbers such as {default}"
+    return ""
 
 
 def _split(options: str) -> list[str]:

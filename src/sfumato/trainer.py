@@ -18,12 +18,12 @@ from .config import BUDGET, FREE, Config, Facts, builtins, checked
 from .data import AffineCodec, Images, gather, held_out, open_source
 from .denoisers import LOWEST, Denoiser
 from .errors import UserError
-from .losses import denoising_loss
+from .losses import WEIGHTS, denoising_loss
 from .model import Model, assemble, build_net
 from .run import Run
-from .spec import Spec, choose
+from .spec import Spec, choose, make
 from .training import checkpoint, loop, watch
-from .training.device import Placement, best_device, machine
+from .training.device import Placement, device_named, machine
 from .training.device import choose as choose_placement
 from .training.device import speed as measured_speed
 from .training.stream import Stream
@@ -51,9 +51,11 @@ def prepare(data: Any, config: Config, say: Say = lambda text: None, net: nn.Mod
     config = checked(config)
     if net is not None:
         config = msgspec.structs.replace(config, net=Spec("mine"))
-    elif config.net.name != "mine":
+    else:
         choose(nets.NETS, config.net, "network")
     choose(loop.OPTIMIZERS, config.optimizer, "optimizer")
+    make(schedules.SCHEDULES, config.schedule, "schedule")
+    make(WEIGHTS, config.weight, "weight", torch.zeros(1), 0.5)
     source = open_source(data)
     images = gather(source, size=config.size, channels=config.channels, fit=config.fit)
     train_part, held_part = held_out(images.hashes, config.held_out)
@@ -75,9 +77,6 @@ def prepare(data: Any, config: Config, say: Say = lambda text: None, net: nn.Mod
         label_counts=None if train.label_counts is None else tuple(train.label_counts.tolist()),
     )
     reasons = [*images.notes]
-    if images.skipped:
-        named = ", ".join(f"{path} ({why})" for path, why in images.skipped[:3])
-        reasons.append(f"{len(images.skipped)} files were left out: {named}{' ...' if len(images.skipped) > 3 else ''}.")
     c, h, w = facts.shape
     labels = f", {len(facts.label_names)} labels" if facts.label_names else ", no labels"
     reasons.append(f"{facts.train:,} pictures to train on, {facts.held_out:,} held out; {h}x{w}x{c} {codec.dtype}{labels}.")
@@ -88,9 +87,11 @@ def budget(config: Config, speed: Callable[[], float]) -> Config:
     """The config with its budget in images, whatever it was stated in; `speed()` measures images a second."""
     facts = config.facts
     assert facts is not None
-    if config.images is not None:
+    if config.images is not None and config.images >= config.batch:
         return config
-    if config.epochs is not None:
+    if config.images is not None:
+        images = config.batch  # a step is always a whole batch
+    elif config.epochs is not None:
         images = round(config.epochs * facts.train)
     elif config.steps is not None:
         images = config.steps * config.batch
@@ -113,11 +114,11 @@ def train(
 ) -> Model:
     """Train, or go on training, the run at `run`; returns its model. Raises UserError for whatever a person can mend."""
     asked = config
+    place = device_named(device)
     plan = prepare(data, config, say, net)
     with run.locked():
         for reason in plan.reasons:
             say(reason)
-        place = torch.device(device) if device else best_device()
         torch.manual_seed(asked.seed)  # the initial weights
         built = build_net(plan.config, plan.facts, net)
         say(f"{plan.config.net}: {nets.parameters(built):,} parameters.")
@@ -142,7 +143,7 @@ def train(
 
 def _fit(plan: Plan, run: Run, net: nn.Module, placement: Placement, watchers: Sequence[loop.Watcher], say: Say) -> Model:
     config = plan.config
-    schedule = choose(schedules.SCHEDULES, config.schedule, "schedule")()
+    schedule = make(schedules.SCHEDULES, config.schedule, "schedule")
     if schedule.terminal_snr > 1e-3:
         say(
             f"The schedule ends at a signal-to-noise ratio of {schedule.terminal_snr:.2g}: sampling begins from a noise that "
@@ -218,7 +219,7 @@ def _short(value: Any) -> str:
 def _trial(plan: Plan, net: nn.Module) -> Callable[[nn.Module, Placement], None]:
     """One forward and backward pass, as the loop does them, on real pictures; for measuring."""
     config, facts = plan.config, plan.facts
-    schedule = choose(schedules.SCHEDULES, config.schedule, "schedule")()
+    schedule = make(schedules.SCHEDULES, config.schedule, "schedule")
     positions = torch.arange(-(-config.batch // config.accumulate))
     codec = AffineCodec(**facts.codec)
 

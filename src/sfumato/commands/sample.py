@@ -11,6 +11,7 @@ from rich.progress import Progress, TimeRemainingColumn
 
 from .. import picture
 from ..config import Choice
+from ..errors import UserError
 from ..judge import memory
 from ..model import load
 from ..run import Run
@@ -54,6 +55,11 @@ def main(arguments: list[str]) -> int:
     args = tyro.cli(Arguments, args=arguments, prog="sfumato sample", description=__doc__)
     console = Console(highlight=False, soft_wrap=True)
     run = Run.existing(args.run)
+    out = args.out or run.out
+    for folder in (out, args.npy.parent if args.npy else out):  # before anything is drawn
+        folder.mkdir(parents=True, exist_ok=True)
+    if args.npy is not None and args.npy.is_dir():
+        raise UserError(f"--npy names a file, as in --npy samples.npy; {args.npy} is a folder.")
     model = load(run, weights="model" if args.raw else "ema", device=args.device)
     for note in model.notes:
         console.print(note, markup=False)
@@ -70,8 +76,9 @@ def main(arguments: list[str]) -> int:
         )  # fmt: skip
     steps, solver = args.steps or model.config.sampling_steps, str(args.solver or model.config.solver)
     console.print(f"{n} samples in {steps} steps of {solver}: {model.evaluations} evaluations each.")
-    out, shown = args.out or run.out, model.displayed(pictures)
-    text = {"run": str(model.path), "seed": str(args.seed), "solver": solver, "steps": str(steps)}
+    shown, how = model.displayed(pictures), {"seed": args.seed, "solver": solver, "steps": steps, "guidance": args.guidance}
+    how |= {"run": model.path, "images": model.images, "weights": "raw" if args.raw else "averaged"}
+    text = {name: str(value) for name, value in how.items()} | ({"label": args.label} if args.label else {})
     made = picture.save_samples(pictures, shown, out, args.seed, first, text)
     if args.only is None:
         made = [out / f"s{args.seed}-grid.png"]
@@ -81,7 +88,6 @@ def main(arguments: list[str]) -> int:
         picture.gif([picture.grid(frame) for frame in frames], made[-1], scale=1)
     if args.npy is not None:
         made.append(args.npy)
-        args.npy.parent.mkdir(parents=True, exist_ok=True)
         with open(args.npy, "wb") as file:
             np.save(file, pictures, allow_pickle=False)
     for path in made:

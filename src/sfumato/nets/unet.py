@@ -123,6 +123,8 @@ class UNet(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
+        if min(width, blocks, patch, *mults) < 1 or not 0 <= dropout < 1:
+            raise ValueError("width, mults, blocks and patch are at least 1, and 0 <= dropout < 1")
         self.conditions = {} if classes is None else {"label": Condition(classes=classes)}
         self.classes, self.patch, self.multiple = classes, patch, patch * 2 ** (len(mults) - 1)
         emb_width = 4 * width

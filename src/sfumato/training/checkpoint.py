@@ -59,8 +59,9 @@ def load(path: Path, names: tuple[str, ...] | None = None) -> Checkpoint:
     """Read a checkpoint, or only the named sets of tensors; raises Broken unless it is whole."""
     try:
         state = json.loads((path / "state.json").read_text())
-        digests = state["digests"]
-        tensors = {}
+        digests, tensors = state["digests"], {}
+        if not isinstance(state["images"], int) or not set(names or ("model", "ema", "optimizer")) <= digests.keys():
+            raise ValueError("incomplete")
         for name, digest in digests.items():
             if names is not None and name not in names:
                 continue
@@ -68,7 +69,7 @@ def load(path: Path, names: tuple[str, ...] | None = None) -> Checkpoint:
             if _digest(file) != digest:
                 raise Broken(f"{file} is not what was written (truncated or altered)")
             tensors[name] = load_file(file)
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise Broken(f"{path} cannot be read ({type(error).__name__}: {error})") from None
     return Checkpoint(path, tensors, state)
 

@@ -16,6 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..errors import UserError
+
 
 @dataclass(frozen=True)
 class Placement:
@@ -46,6 +48,21 @@ def best_device() -> torch.device:
     """The accelerator if torch sees one, else the CPU."""
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return accelerator or torch.device("cpu")
+
+
+def device_named(name: str | None) -> torch.device:
+    """The device of that name, the best one for None; raises UserError if this torch or machine has it not."""
+    if name is None:
+        return best_device()
+    there = ["cpu", *([best_device().type] if best_device().type != "cpu" else [])]
+    if name.partition(":")[0] not in there:
+        raise UserError(f"There is no device '{name}' here; there is {' and '.join(there)}.")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except RuntimeError as error:
+        raise UserError(f"The device '{name}' cannot be used: {str(error).splitlines()[0]}") from None
+    return device
 
 
 def machine(device: torch.device) -> str:

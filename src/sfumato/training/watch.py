@@ -63,7 +63,7 @@ class Bar:
                 self.held_out = f"held-out {event.record['held_out_loss']:.4f}"
             if not self.console.is_terminal and time.perf_counter() - self.last_line > 10:
                 self.last_line = time.perf_counter()
-                left = (event.budget - images) / max(self._rate(images), 1e-9)
+                left = max(0, event.budget - images) / max(self._rate(images), 1e-9)
                 minutes = f"{int(left // 60)} min {int(left % 60)} s left"
                 self.say(f"{images:,} of {event.budget:,} images  {self._text(images)}  {minutes}")
 
