@@ -310,6 +310,11 @@ def test_a_network_with_shared_weights_is_saved_once_and_averaged_once(tmp_path)
     torch.testing.assert_close(ema.net.first.weight, before + 0.5)
 
 
+def test_sampling_tells_the_noise_level_as_training_did(tmp_path):
+    raw = TINY | {"schedule": "linear", "predict": "v", "images": 50}
+    assert sfumato.train("digits", tmp_path / "r", quiet=True, **raw).denoiser.c_noise == "log_snr"
+
+
 def test_held_out_loss_sees_all_classes():
     """The held-out part lists class after class; the pictures that are judged are drawn from all of it."""
     images = data.gather(data.open_source("digits"))

@@ -208,6 +208,8 @@ class Placed(nn.Module):
         super().__init__()
         self.net, self.placement = net, placement
         self.conditions = getattr(net, "conditions", {})
+        if hasattr(net, "c_noise"):  # else the Denoiser would guess another code of the noise level than training used
+            self.c_noise = net.c_noise
         self.rows = 0  # evaluations so far, each of one sample
 
     def forward(self, x: Tensor, c_noise: Tensor, **cond: Tensor) -> Tensor:
