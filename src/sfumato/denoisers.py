@@ -136,6 +136,57 @@ def made_for(net: object, schedule: Schedule) -> str:
     return "time" if declared == "steps" and schedule.steps is None else declared
 
 
+# ---- one step back: what a guess of x0 says of x_s -------------------------------------------------------------------
+
+
+def posterior(schedule: Schedule, t: Tensor, s: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """q(x_s | x_t, x0) for s < t is N(a x_t + b x0, v): a, b, v and the variance `beta`, each of t's shape, float64.
+
+        a = alpha_t sigma_s^2 / (alpha_s sigma_t^2),  b = alpha_s f,  v = sigma_s^2 f,  beta = (r_s sigma_t / r_t)^2 f
+
+    with f = 1 - snr_t / snr_s, the share of what x_s knows of x0 that x_t has forgotten. On a variance-preserving
+    schedule between neighbouring steps `beta` is their beta, the other variance that DDPM proposes, exact for data
+    N(0, 1) where v is exact for a point. Ho et al. 2020, eqs. 6 and 7 and section 3.2.
+    """
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
+    forgotten = -torch.expm1(schedule.log_snr(t) - schedule.log_snr(s))
+    a = alpha_t * sigma_s**2 / (alpha_s * sigma_t**2)
+    beta = (torch.hypot(alpha_s, sigma_s) * sigma_t / torch.hypot(alpha_t, sigma_t)) ** 2 * forgotten
+    return a, alpha_s * forgotten, sigma_s**2 * forgotten, beta
+
+
+def fraction(output: Tensor, channels: int) -> Tensor | None:
+    """What the second `channels` channels of a network's output say of the variance: -1 is 0, the posterior's; 1 is 1."""
+    return (output[:, channels : 2 * channels] + 1) / 2 if output.shape[1] > channels else None
+
+
+def spread(name: str, v: Tensor, beta: Tensor, fraction: Tensor | None = None) -> Tensor:
+    """The log variance of a step back: of `posterior`, of `beta`, or `learned`, f log beta + (1 - f) log v.
+
+    v and beta are those of `posterior`; the result has their shape, or with `learned` that of the fraction (B, ...).
+    At s = 0, where the posterior has no width, all are beta's. Nichol & Dhariwal 2021, eq. 15.
+    """
+    if name not in VARIANCES:
+        raise unknown("variance", name, VARIANCES)
+    if name == "learned" and fraction is None:
+        raise ValueError("The variance 'learned' needs a network that was trained with it; use posterior or beta.")
+    log_beta = beta.log()
+    log_v = torch.where(v > 0, v.log(), log_beta)
+    if name != "learned" or fraction is None:
+        return log_beta if name == "beta" else log_v
+    return per_sample(log_v, fraction) + fraction * per_sample(log_beta - log_v, fraction)
+
+
+VARIANCES = ("posterior", "beta", "learned")
+
+
+def guess(denoise: Denoises, x_t: Tensor, t: float | Tensor, **cond: Any) -> tuple[Tensor, Tensor | None]:
+    """x0_hat, and the fraction that `spread` takes where the denoiser knows one."""
+    if hasattr(denoise, "guess"):
+        return denoise.guess(x_t, t, **cond)
+    return denoise(x_t, t, **cond), None
+
+
 class Denoiser:
     """A network read through a row of the table, on a schedule: `Denoiser(net, schedule, predict="noise")`.
 
@@ -188,7 +239,11 @@ class Denoiser:
         return other
 
     def __call__(self, x_t: Tensor, t: float | Tensor, **cond: Any) -> Tensor:
-        """x0_hat (B, ...) from x_t (B, ...) at time t, a number or (B,).
+        """x0_hat (B, ...) from x_t (B, ...) at time t, a number or (B,); raises as `guess` does."""
+        return self.guess(x_t, t, **cond)[0]
+
+    def guess(self, x_t: Tensor, t: float | Tensor, **cond: Any) -> tuple[Tensor, Tensor | None]:
+        """x0_hat, and the fraction (B, ...) by which `spread` mixes variances, or None from a network of C channels.
 
         Raises ValueError where noise prediction is asked at alpha = 0: x_t / alpha has no meaning there.
         """
@@ -200,15 +255,17 @@ class Denoiser:
                 "the noise from; start at t_max, or train with predict = v, flow, image or edm."
             )
         c_in, c_skip, c_out = (per_sample(c, x_t) for c in self.row.scales(alpha, sigma, self.sigma_data))
-        output = self.output(c_in * x_t, t, **cond)[:, : x_t.shape[1]]  # (B, C, ...)
-        return c_skip * x_t + c_out * output
+        output = self.output(c_in * x_t, t, **cond)  # (B, kC, ...)
+        return c_skip * x_t + c_out * output[:, : x_t.shape[1]], fraction(output, x_t.shape[1])
 
     def output(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
         """The network's raw output for an input already scaled by c_in, (B, kC, ...) in x's dtype."""
         for name in cond:
             self._declares(name)
-        c_noise = C_NOISE[self.c_noise](self.schedule.log_snr(t), self.trained)
-        return self.net(x, c_noise.to(x.device, torch.float32, non_blocking=True).expand(len(x)), **cond).to(x.dtype)
+        c_noise = C_NOISE[self.c_noise](self.schedule.log_snr(t), self.trained).float()
+        if c_noise.numel() == 1:  # one number for all reaches an accelerator without a transfer
+            c_noise = torch.full((len(x),), c_noise.item(), device=x.device)
+        return self.net(x, c_noise.to(x.device, non_blocking=True), **cond).to(x.dtype)
 
     def null(self, cond: dict[str, Any]) -> dict[str, Any]:
         """The same conditions, each replaced by what the network was taught to read as 'none given'."""

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .denoisers import ROWS, Denoiser, softplus
-from .schedules import diffuse, per_sample
+from .denoisers import ROWS, Denoiser, Denoises, fraction, guess, posterior, softplus, spread
+from .schedules import Schedule, diffuse, per_sample
 from .spec import Spec, choose
 
 
@@ -89,19 +89,71 @@ def denoising_loss(
     eps: Tensor,
     weight: str | Spec | Mapping = "simple",
     distance: str | Spec | Mapping = "l2",
+    variance_weight: float = 0.0,
     **cond: Any,
 ) -> Tensor:
     """The loss of each sample, (B,) float32: the mean over its elements of gain * distance(F, target).
 
-    x0, eps   (B, ...) clean pictures and N(0, 1) noise
-    t         (B,) times on the CPU
+    x0, eps            (B, ...) clean pictures and N(0, 1) noise
+    t                  (B,) times on the CPU
+    variance_weight    adds so much of the variational bound, T * `bound_term` from t to t - 1 / T (T = 1000 where the
+                       schedule has no steps), which teaches the network's second C channels the variance and leaves the
+                       first alone: L_hybrid of Nichol & Dhariwal 2021, eq. 16, who take 0.001
     """
-    alpha, sigma = denoiser.schedule(t.double())
-    x_t = diffuse(denoiser.schedule, x0, t.double(), eps)
-    c_in, _, _ = denoiser.row.scales(alpha, sigma, denoiser.sigma_data)
-    output = denoiser.output(per_sample(c_in, x0) * x_t, t.double(), **cond)[:, : x0.shape[1]]  # (B, C, ...)
+    t = t.double()
+    alpha, sigma = denoiser.schedule(t)
+    x_t = diffuse(denoiser.schedule, x0, t, eps)
+    c_in, c_skip, c_out = (per_sample(c, x0) for c in denoiser.row.scales(alpha, sigma, denoiser.sigma_data))
+    output = denoiser.output(c_in * x_t, t, **cond).float()  # (B, kC, ...)
+    F_x = output[:, : x0.shape[1]]
     target = denoiser.row.target(x0, eps, per_sample(alpha, x0), per_sample(sigma, x0), denoiser.sigma_data)
     with torch.autocast(x0.device.type, enabled=False):
-        error = choose(DISTANCES, distance, "distance")(output.float(), target.float()).flatten(1).mean(1)  # (B,)
-        factor = gain(denoiser, weight, denoiser.schedule.log_snr(t.double()))  # (B,)
-        return error * factor.to(error.device, error.dtype, non_blocking=True)
+        error = choose(DISTANCES, distance, "distance")(F_x, target.float()).flatten(1).mean(1)  # (B,)
+        factor = gain(denoiser, weight, denoiser.schedule.log_snr(t))  # (B,)
+        loss = error * factor.to(error.device, error.dtype, non_blocking=True)
+        if variance_weight:
+            T = denoiser.schedule.steps or 1000
+            s = (t - 1 / T).clamp_min(0)
+            x0_hat = c_skip * x_t + c_out * F_x.detach()
+            widths = fraction(output, x0.shape[1])
+            loss = loss + variance_weight * T * _bound(denoiser.schedule, x0, x0_hat, t, s, "learned", widths)
+        return loss
+
+
+# ---- the variational bound -------------------------------------------------------------------------------------------
+# -log p(x0) <= prior + sum over the steps of a grid from 1 to 0 of bound_term, each in nats a dimension (Ho et al. 2020,
+# eq. 5; Kingma et al. 2021 for schedules without steps).
+
+
+def bound_term(
+    denoiser: Denoises, x0: Tensor, t: Tensor, s: Tensor, eps: Tensor, variance: str = "posterior", **cond: Any
+) -> Tensor:
+    """One draw of the term of a step from t to s < t, (B,) nats a dimension.
+
+    s > 0    KL(q(x_s | x_t, x0) || p(x_s | x_t)), both Gaussian with the mean of `posterior` at x0 and at x0_hat
+    s = 0    -log p(x0 | x_t), the density of a Gaussian about x0_hat
+    """
+    x_t = diffuse(denoiser.schedule, x0, t.double(), eps)
+    x0_hat, widths = guess(denoiser, x_t, t.double(), **cond)
+    return _bound(denoiser.schedule, x0, x0_hat, t.double(), s.double(), variance, widths)
+
+
+def _bound(
+    schedule: Schedule, x0: Tensor, x0_hat: Tensor, t: Tensor, s: Tensor, variance: str, widths: Tensor | None
+) -> Tensor:
+    def wide(c: Tensor) -> Tensor:
+        return c if c.shape == x0.shape else c.reshape(-1, *[1] * (x0.ndim - 1)).to(x0.dtype).to(x0.device, non_blocking=True)
+
+    _, b, v, beta = posterior(schedule, t, s)
+    last = s == 0  # there q is a point: the terms of its width give way to the normalisation of a density
+    log_q = wide(torch.where(last, -1 - math.log(2 * math.pi), v.log()))
+    log_p = wide(spread(variance, v, beta, widths))  # (B, 1, ...), or (B, C, ...) where it was learned
+    squared = wide(torch.where(last, 0.0, v)) + (wide(b) * (x0 - x0_hat)) ** 2
+    return (log_p - log_q - 1 + squared * torch.exp(-log_p)).flatten(1).mean(1) / 2
+
+
+def prior_term(schedule: Schedule, x0: Tensor) -> Tensor:
+    """KL(q(x_1 | x0) || N(0, r^2)), r^2 = alpha_1^2 + sigma_1^2: what sampling's start costs, (B,) nats a dimension."""
+    alpha, sigma = (c.item() for c in schedule(1.0))
+    signal, noise = (alpha**2 / (alpha**2 + sigma**2), sigma**2 / (alpha**2 + sigma**2))
+    return ((signal * x0**2).flatten(1).mean(1) + noise - 1 - math.log(noise)) / 2

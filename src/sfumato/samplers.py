@@ -17,6 +17,7 @@ are of first order, and the latter returns x0_hat itself. Times may also rise: t
 """
 
 import math
+import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor
 
 from . import draws
-from .denoisers import Denoises
+from .denoisers import Denoises, guess, posterior, spread
 from .schedules import Schedule
 from .spec import Spec, choose
 
@@ -52,9 +53,23 @@ def _rise(schedule: Schedule, t: float, s: float) -> float:
     return _point(schedule, s)[2] - _point(schedule, t)[2]
 
 
-def _forgotten(schedule: Schedule, t: float, s: float) -> float:
-    """1 - snr_t / snr_s: how much of what x_s knows of x0 the noisier x_t has forgotten, in [0, 1]."""
-    return -math.expm1(-_rise(schedule, t, s))
+@lru_cache(4096)
+def _back(schedule: Schedule, t: float, s: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The numbers of `posterior`, float64."""
+    return posterior(schedule, *torch.tensor((t, s), dtype=torch.float64))
+
+
+def euler(denoise: Denoises, x: Tensor, t: float, s: float, state: State, draw: Draw) -> Step:
+    """Euler's step: straight on along the present slope. First order; the same as ddim without noise, spelled as an ODE.
+
+    z_s = z_t + (k_s - k_t) d,    d = (z - x0_hat) / k
+    """
+    alpha_t, sigma_t, alpha_s, sigma_s = ends = _ends(denoise.schedule, t, s)
+    if 0 in ends:
+        return ddim(denoise, x, t, s, state, draw)
+    x0 = denoise(x, t)
+    k_t, k_s, z = sigma_t / alpha_t, sigma_s / alpha_s, x / alpha_t
+    return alpha_s * (z + (k_s - k_t) * (z - x0) / k_t), (*state, (t, x0))
 
 
 def ddim(denoise: Denoises, x: Tensor, t: float, s: float, state: State, draw: Draw, *, eta: float = 0.0) -> Step:
@@ -62,7 +77,7 @@ def ddim(denoise: Denoises, x: Tensor, t: float, s: float, state: State, draw: D
 
     x_s = alpha_s x0 + sqrt(sigma_s^2 - eta^2 v) eps_hat + eta sqrt(v) n,    eps_hat = (x_t - alpha_t x0) / sigma_t
 
-    with v = sigma_s^2 (1 - snr_t / snr_s). eta = 0 is deterministic, eta = 1 is `ddpm`. First order.
+    with the v of `posterior`. eta = 0 is deterministic, eta = 1 is `ddpm`. First order.
     """
     if eta and s > t:
         raise ValueError("ddim with eta > 0 adds noise on its way down and cannot follow rising times; use eta = 0.")
@@ -71,40 +86,57 @@ def ddim(denoise: Denoises, x: Tensor, t: float, s: float, state: State, draw: D
         x0 = denoise(alpha_s * x, s)
         return alpha_s * (2 * x - x0), (*state, (t, x0))
     x0 = denoise(x, t)
+    state = (*state, (t, x0))
     if eta == 0:
-        return alpha_s * x0 + sigma_s / sigma_t * (x - alpha_t * x0), (*state, (t, x0))
-    variance = sigma_s**2 * _forgotten(denoise.schedule, t, s)
+        return alpha_s * x0 + sigma_s / sigma_t * (x - alpha_t * x0), state
+    variance = _back(denoise.schedule, t, s)[2].item()
     keep = math.sqrt(max(sigma_s**2 - eta**2 * variance, 0.0))
-    x = alpha_s * x0 + keep / sigma_t * (x - alpha_t * x0) + eta * math.sqrt(variance) * draw()
-    return x, (*state, (t, x0))
+    return alpha_s * x0 + keep / sigma_t * (x - alpha_t * x0) + eta * math.sqrt(variance) * draw(), state
 
 
-def ddpm(denoise: Denoises, x: Tensor, t: float, s: float, state: State, draw: Draw) -> Step:
-    """Ancestral step: a draw from q(x_s | x_t, x0 = x0_hat), the posterior of DDPM (Ho et al. 2020, eqs. 6 and 7).
+def ddpm(denoise: Denoises, x: Tensor, t: float, s: float, state: State, draw: Draw, *, variance: str = "posterior") -> Step:
+    """Ancestral step: a draw from p(x_s | x_t) = N(a x_t + b x0_hat, variance), a and b of `posterior`.
 
-    x_s = alpha_t sigma_s^2 / (alpha_s sigma_t^2) x_t + alpha_s (1 - snr_t / snr_s) x0 + sqrt(v) n
+    variance   posterior, beta, or learned by the network (Ho et al. 2020, eqs. 6 and 7; Nichol & Dhariwal 2021)
 
-    with v = sigma_s^2 (1 - snr_t / snr_s). Rising times add noise by `renoise`.
+    Rising times add noise by `renoise`.
     """
     if s > t:
         return renoise(denoise.schedule, x, t, s, draw), state
-    alpha_t, sigma_t, alpha_s, sigma_s = _ends(denoise.schedule, t, s)
-    x0 = denoise(x, t)
-    if sigma_s == 0:
-        return x0, (*state, (t, x0))
-    forgotten = _forgotten(denoise.schedule, t, s)
-    mean = alpha_t * sigma_s**2 / (alpha_s * sigma_t**2) * x + alpha_s * forgotten * x0
-    return mean + sigma_s * math.sqrt(forgotten) * draw(), (*state, (t, x0))
+    a, b, v, beta = _back(denoise.schedule, t, s)
+    x0, fraction = guess(denoise, x, t)
+    std = (spread(variance, v, beta, fraction) / 2).exp()
+    state = (*state, (t, x0))
+    return (x0 if _point(denoise.schedule, s)[1] == 0 else a * x + b * x0 + std.to(x.dtype) * draw()), state
 
 
-def heun(denoise: Denoises, x: Tensor, t: float, s: float, state: State, draw: Draw) -> Step:
-    """Heun's step: the mean of the slopes at both ends (Karras et al. 2022, algorithm 1). Second order, two evaluations.
+def heun(
+    denoise: Denoises,
+    x: Tensor,
+    t: float,
+    s: float,
+    state: State,
+    draw: Draw,
+    *,
+    churn: float = 0.0,
+    low: float = 0.0,
+    high: float = math.inf,
+    noise: float = 1.0,
+) -> Step:
+    """Heun's step: the mean of the slopes at both ends (Karras et al. 2022, algorithms 1 and 2). Second order, two evaluations.
 
     z_s = z_t + (k_s - k_t) (d_t + d_s) / 2,    d = (z - x0_hat) / k
+
+    churn      before the step, where low <= k <= high, k is raised by this share with fresh noise of standard deviation
+               `noise`: their gamma, S_churn / N and at most sqrt(2) - 1; low, high and noise are S_tmin, S_tmax, S_noise
     """
-    alpha_t, sigma_t, alpha_s, sigma_s = _ends(denoise.schedule, t, s)
-    x_s, state = ddim(denoise, x, t, s, state, draw)
-    if 0 in (alpha_t, sigma_t, alpha_s, sigma_s):
+    if churn and s < t and low <= math.exp(-_point(denoise.schedule, t)[2] / 2) <= high:
+        raised = denoise.schedule.time(_point(denoise.schedule, t)[2] - 2 * math.log1p(min(churn, math.sqrt(2) - 1)))
+        raised = min(raised, getattr(denoise, "t_max", 1.0))
+        x, t = renoise(denoise.schedule, x, t, max(raised, t), lambda: noise * draw()), max(raised, t)
+    alpha_t, sigma_t, alpha_s, sigma_s = ends = _ends(denoise.schedule, t, s)
+    x_s, state = euler(denoise, x, t, s, state, draw)
+    if 0 in ends:
         return x_s, state
     k_t, k_s, z = sigma_t / alpha_t, sigma_s / alpha_s, x / alpha_t
     d_t = (z - state[-1][1]) / k_t
@@ -112,25 +144,138 @@ def heun(denoise: Denoises, x: Tensor, t: float, s: float, state: State, draw: D
     return alpha_s * (z + (k_s - k_t) / 2 * (d_t + d_s)), state
 
 
+# ---- solvers that look back ------------------------------------------------------------------------------------------
+# In l = log(alpha / sigma) the ODE has the exact solution
+#
+#     x_s = sigma_s / sigma_t x_t + alpha_s int_0^h e^(u - h) x0_hat(l_t + u) du,    h = l_s - l_t
+#
+# (Lu et al. 2022, eq. 9), so that only x0_hat must be approximated: by the polynomial through guesses already made.
+
+
+def _weights(nodes: Sequence[float], h: float) -> list[float]:
+    """What each guess counts in that integral; nodes are their places u, h the length of the step.
+
+    The integral of the polynomial is exact, but for the line through two nodes, which is read at mid-step: so it was
+    published, in DPM-Solver++(2M) and for the same order in UniPC.
+    """
+    moments = [-math.expm1(-h)]  # int e^(u - h) u^n du
+    for n in range(1, len(nodes)):
+        moments.append(h**n - n * moments[-1])
+    if len(nodes) == 2:
+        moments[1] = moments[0] * h / 2
+    weights = []
+    for i, node in enumerate(nodes):
+        polynomial = [1.0]  # Lagrange's, 1 at its own node and 0 at the others; lowest power first
+        for other in (*nodes[:i], *nodes[i + 1 :]):
+            shifted, lowered = [0.0, *polynomial], [*polynomial, 0.0]
+            polynomial = [(a - other * b) / (node - other) for a, b in zip(shifted, lowered, strict=True)]
+        weights.append(sum(map(operator.mul, polynomial, moments)))
+    return weights
+
+
+def _behind(schedule: Schedule, state: State, t: float, s: float, count: int) -> State:
+    """The last guesses, at most `count`, that a step from t to s leaves behind it one after another, newest last."""
+    kept: State = ()
+    for past, x0 in reversed(state):
+        if len(kept) == count or ((kept[0][0] if kept else t) - past) * (s - t) <= 0 or _point(schedule, past)[1] == 0:
+            break
+        if _point(schedule, past)[0] > 0:
+            kept = ((past, x0), *kept)
+    return kept
+
+
+def _combined(schedule: Schedule, guesses: State, t: float, s: float) -> Tensor:
+    """The integral over the step from t to s of the polynomial through the guesses, (B, ...)."""
+    h = _rise(schedule, t, s) / 2
+    weights = _weights([_rise(schedule, t, past) / 2 for past, _ in guesses], h)
+    total = weights[0] * guesses[0][1]
+    for weight, (_, x0) in zip(weights[1:], guesses[1:], strict=True):
+        total = torch.add(total, x0, alpha=weight)
+    return total
+
+
+def _multistep(
+    denoise: Denoises, x: Tensor, t: float, s: float, state: State, draw: Draw, order: int, correct: bool = False
+) -> Step:
+    """Predict x_s from the present guess and the order - 1 before it; if `correct`, first mend x_t by the present one."""
+    schedule = denoise.schedule
+    alpha_t, sigma_t, alpha_s, sigma_s = ends = _ends(schedule, t, s)
+    if 0 in ends:
+        return ddim(denoise, x, t, s, state, draw)
+    x0 = denoise(x, t)
+    behind = _behind(schedule, state, t, s, order)
+    if correct and behind:  # the last step over again, now that it is known where it led
+        last = behind[-1][0]
+        mended = _combined(schedule, (*behind, (t, x0)), last, t) - _combined(schedule, behind, last, t)
+        x = torch.add(x, mended, alpha=alpha_t)
+    ahead = _combined(schedule, (*behind, (t, x0))[-order:], t, s)
+    return sigma_s / sigma_t * x + alpha_s * ahead, (*state, (t, x0))
+
+
 def dpmpp_2m(denoise: Denoises, x: Tensor, t: float, s: float, state: State, draw: Draw) -> Step:
     """DPM-Solver++(2M): the present guess carried on along the line from the last one (Lu et al. 2022, algorithm 2).
 
-    x_s = sigma_s / sigma_t x_t - alpha_s (e^-h - 1) D,    D = x0 + h / (2 h_last) (x0 - x0_last),    h = half the rise
-    of log-SNR. Second order, one evaluation; the first step is of first order.
+    x_s = sigma_s / sigma_t x_t + alpha_s (1 - e^-h) D,    D = x0 + h / (2 h_last) (x0 - x0_last)
+
+    Second order, one evaluation; the first step is of first order.
     """
-    alpha_t, sigma_t, alpha_s, sigma_s = _ends(denoise.schedule, t, s)
-    x_s, new = ddim(denoise, x, t, s, state, draw)
-    if not state or 0 in (alpha_t, sigma_t, alpha_s, sigma_s):
-        return x_s, new
-    (t_last, x0_last), (_, x0) = new[-2:]
-    h, h_last = _rise(denoise.schedule, t, s) / 2, _rise(denoise.schedule, t_last, t) / 2  # infinite after alpha = 0
-    if h_last == 0:  # a time that was repeated holds no line
-        return x_s, new
-    return x_s - alpha_s * math.expm1(-h) * h / (2 * h_last) * (x0 - x0_last), new
+    return _multistep(denoise, x, t, s, state, draw, order=2)
+
+
+def dpmpp_2m_sde(denoise: Denoises, x: Tensor, t: float, s: float, state: State, draw: Draw, *, eta: float = 1.0) -> Step:
+    """DPM-Solver++(2M) of the stochastic equation (Lu et al. 2022, section 5, as sampled in k-diffusion).
+
+    x_s = sigma_s / sigma_t e^(-eta h) x_t + alpha_s (1 - e^(-(1 + eta) h)) D + sigma_s sqrt(1 - e^(-2 eta h)) n
+
+    with the D and h of `dpmpp_2m`, which it is for eta = 0; its first step with eta = 1 is that of `ddpm`.
+    """
+    if eta and s > t:
+        raise ValueError("dpmpp_2m_sde adds noise on its way down and cannot follow rising times; use dpmpp_2m.")
+    _, sigma_t, alpha_s, sigma_s = _ends(denoise.schedule, t, s)
+    if sigma_s == 0 or eta == 0:
+        return dpmpp_2m(denoise, x, t, s, state, draw)
+    x0 = denoise(x, t)
+    h, line = _rise(denoise.schedule, t, s) / 2, x0  # h is infinite from alpha = 0
+    for last, x0_last in _behind(denoise.schedule, state, t, s, 1):
+        line = x0 + h / _rise(denoise.schedule, last, t) * (x0 - x0_last)
+    keep = math.exp(-eta * h)
+    x = sigma_s / sigma_t * keep * x - alpha_s * math.expm1(-(1 + eta) * h) * line
+    return x + sigma_s * math.sqrt(1 - keep**2) * draw(), (*state, (t, x0))
+
+
+def dpmpp_3m(denoise: Denoises, x: Tensor, t: float, s: float, state: State, draw: Draw) -> Step:
+    """DPM-Solver++(3M): the parabola through three guesses, integrated exactly. Third order, one evaluation.
+
+    The published form takes the divided difference for the second derivative, which is twice as large, and is of second
+    order (docs/solvers.md). The first two steps here are of second order: `heun`, then two guesses.
+    """
+    if not _behind(denoise.schedule, state, t, s, 1):
+        return heun(denoise, x, t, s, state, draw)
+    return _multistep(denoise, x, t, s, state, draw, order=3)
+
+
+def unipc(denoise: Denoises, x: Tensor, t: float, s: float, state: State, draw: Draw, *, order: int = 3) -> Step:
+    """UniPC: predict with `order` guesses, then correct with one more, made where the prediction led (Zhao et al. 2023).
+
+    Order + 1 in all, one evaluation: the correction of a step is made by the next one, from the guess it makes anyway.
+    For three nodes and more the free function B(h) of the paper drops out; for two ours is their B2(h) = e^h - 1.
+    """
+    if order not in (1, 2, 3):
+        raise ValueError(f"unipc has an order of 1, 2 or 3; found {order}.")
+    return _multistep(denoise, x, t, s, state, draw, order, correct=True)
 
 
 # What each name stands for; options are keyword-only, as in Spec("ddim", eta=1).
-SOLVERS: dict[str, Callable[..., Step]] = {"ddpm": ddpm, "ddim": ddim, "heun": heun, "dpmpp_2m": dpmpp_2m}
+SOLVERS: dict[str, Callable[..., Step]] = {
+    "euler": euler,
+    "ddim": ddim,
+    "ddpm": ddpm,
+    "heun": heun,
+    "dpmpp_2m": dpmpp_2m,
+    "dpmpp_2m_sde": dpmpp_2m_sde,
+    "dpmpp_3m": dpmpp_3m,
+    "unipc": unipc,
+}
 
 
 def renoise(schedule: Schedule, x: Tensor, t: float, s: float, draw: Draw) -> Tensor:
@@ -145,13 +290,33 @@ def renoise(schedule: Schedule, x: Tensor, t: float, s: float, draw: Draw) -> Te
 class _Prepared:
     """A denoiser with its conditions filled in and its guesses held in the codec's range: the one place that clips."""
 
-    def __init__(self, denoise: Denoises, clip: tuple[float, float] | None, cond: dict[str, Any]):
-        self.denoise, self.clip, self.cond = denoise, clip, cond
-        self.schedule = denoise.schedule
+    def __init__(self, denoise: Denoises, clip: tuple[float, float] | None, threshold: float | None, cond: dict[str, Any]):
+        self.denoise, self.clip, self.threshold, self.cond = denoise, clip, threshold, cond
+        self.schedule, self.t_max = denoise.schedule, getattr(denoise, "t_max", 1.0)
 
     def __call__(self, x_t: Tensor, t: float | Tensor, **cond: Any) -> Tensor:
-        x0 = self.denoise(x_t, t, **self.cond, **cond)
-        return x0 if self.clip is None else x0.clamp(*self.clip)
+        return self.guess(x_t, t, **cond)[0]
+
+    def guess(self, x_t: Tensor, t: float | Tensor, **cond: Any) -> tuple[Tensor, Tensor | None]:
+        x0, fraction = guess(self.denoise, x_t, t, **self.cond, **cond)
+        if self.clip is None:
+            return x0, fraction
+        if self.threshold is not None:
+            x0 = threshold(x0, self.clip, self.threshold)
+        return x0.clamp(*self.clip), fraction
+
+
+def threshold(x0: Tensor, clip: tuple[float, float], quantile: float) -> Tensor:
+    """Dynamic thresholding: a sample whose `quantile` of distances from mid-range is out of range is shrunk until it is not.
+
+    s = max(1, quantile of |x0 - middle| / half), x0 <- middle + (x0 - middle) / s, to be clamped afterwards, which is the
+    same as clamping to s first. Saharia et al. 2022 (Imagen), section 2.3.
+    """
+    middle, half = (clip[0] + clip[1]) / 2, (clip[1] - clip[0]) / 2
+    distance = (x0 - middle).abs().flatten(1) / half  # (B, n)
+    rank = min(distance.shape[1], max(1, math.ceil(quantile * distance.shape[1])))
+    s = distance.kthvalue(rank, 1).values.clamp_min(1)  # (B,)
+    return middle + (x0 - middle) / s.reshape(-1, *[1] * (x0.ndim - 1))
 
 
 @torch.no_grad()
@@ -163,6 +328,7 @@ def sample(
     times: Sequence[float] | Tensor | None = None,
     seeds: Sequence[int] | Tensor | None = None,
     clip: tuple[float, float] | None = None,
+    threshold: float | None = None,
     callback: Callable[[int, float, Tensor, Tensor], None] | None = None,
     **cond: Any,
 ) -> Tensor:
@@ -173,12 +339,15 @@ def sample(
     seeds      what the samples' noise is a function of: one number for each sample, or the keys (B, 4) of `draws.keys`;
                None: 0, 1, 2 ...
     clip       the range that guesses of x0 are held in, or None
+    threshold  the quantile of `threshold`, such as 0.995, or None: out-of-range guesses are cut off
     callback   called after each step with (i, t, x, x0_hat): the step's number and starting time, x where it arrived
     """
     step = choose(SOLVERS, solver, "solver")
     if times is None:
         times = denoise.schedule.grid(20 if steps is None else steps, start=getattr(denoise, "t_max", 1.0))
     path = [float(t) for t in times]
+    if threshold is not None and (clip is None or not 0 < threshold <= 1):
+        raise ValueError(f"A threshold is a quantile in (0, 1] of a range given as clip; found {threshold} and clip = {clip}.")
     if len(path) < 2:
         raise ValueError(f"A sampler takes at least 1 step, that is 2 times; found {len(path)} times.")
     keys = _keys(range(len(x)) if seeds is None else seeds, x)
@@ -188,7 +357,7 @@ def sample(
         keys[:, 3] = next(calls)
         return draws.normal(keys, x.shape[1:], x.dtype)
 
-    prepared = _Prepared(denoise, clip, cond)
+    prepared = _Prepared(denoise, clip, threshold, cond)
     state: State = ()
     for i, (t, s) in enumerate(pairwise(path)):
         x, state = step(prepared, x, t, s, state, draw)

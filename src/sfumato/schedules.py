@@ -21,7 +21,7 @@ Coefficients are computed in float64 on the CPU, by forms that lose no digits at
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
@@ -54,10 +54,7 @@ class Schedule:
     frame: str = "variance_preserving"  # a row of FRAMES
     steps: int | None = None  # T, where the schedule was made for T discrete steps, t_i = i / T for i = 1 .. T
     spacing: str = "trailing"  # what `grid` does unless told: a row of SPACINGS
-    log_snr_range: tuple[float, float] = (
-        LOWEST,
-        HIGHEST,
-    )  # where grids that space the noise level itself begin and end
+    log_snr_range: tuple[float, float] = (LOWEST, HIGHEST)  # where grids that space noise levels begin and end
 
     def __call__(self, t: float | Tensor) -> tuple[Tensor, Tensor]:
         """(alpha_t, sigma_t) with x_t = alpha_t x0 + sigma_t eps."""
@@ -75,6 +72,23 @@ class Schedule:
         end = self.curve(torch.ones((), dtype=torch.float64))
         t = torch.where(log_snr64 <= end, 1.0, t)
         return _as(t, log_snr)
+
+    def shifted(self, factor: float) -> "Schedule":
+        """The same curve with sigma / alpha `factor` times as large everywhere: log-SNR - 2 log(factor).
+
+        A picture `factor` times as wide averages out noise that much better and needs that much more of it. Hoogeboom
+        et al. 2023, eq. 4 (factor = d / 64); on `flow` this is t' = f t / (1 + (f - 1) t) (Esser et al. 2024, eq. 23).
+        """
+        if not 0 < factor < math.inf:
+            raise ValueError(f"A schedule is shifted by a factor above 0; found {factor}.")
+        by, curve, inverse = 2 * math.log(factor), self.curve, self.inverse
+        low, high = self.log_snr_range
+        return replace(
+            self,
+            curve=lambda t: curve(t) - by,
+            inverse=lambda log_snr: inverse(log_snr + by),
+            log_snr_range=(low - by, high - by),
+        )
 
     @property
     def terminal_snr(self) -> float:
@@ -173,6 +187,17 @@ def from_betas(betas: Tensor) -> Schedule:
     return Schedule(curve, inverse, steps=steps, log_snr_range=ends)
 
 
+def _of_betas(root: float, steps: int, beta_start: float, beta_end: float, mended: bool) -> Schedule:
+    if steps < 1 or not 0 < beta_start <= beta_end < 1:
+        raise ValueError(f"Betas need steps >= 1 and 0 < start <= end < 1; found {steps}, {beta_start}, {beta_end}.")
+    ramp = lambda count: _ramp(beta_start ** (1 / root), beta_end ** (1 / root), count) ** root
+    betas = ramp(steps)
+    if mended:
+        log_alpha = torch.log1p(-betas)
+        betas = -torch.expm1(log_alpha * (torch.log1p(-ramp(1000)).sum() / log_alpha.sum()))
+    return from_betas(betas)
+
+
 def linear(*, steps: int = 300, beta_start: float = 1e-4, beta_end: float = 0.02, mended: bool = False) -> Schedule:
     """Linear betas: beta_i from beta_start to beta_end in T = `steps` equal steps (Ho et al. 2020, section 4).
 
@@ -180,14 +205,15 @@ def linear(*, steps: int = 300, beta_start: float = 1e-4, beta_end: float = 0.02
     that gives every T the terminal SNR of T = 1000 with the same ends (4.0e-5 for the defaults):
     log(1 - beta') = log(1 - beta) * log alpha_bar(1000) / log alpha_bar(T).
     """
-    if steps < 1 or not 0 < beta_start <= beta_end < 1:
-        raise ValueError(f"Betas need steps >= 1 and 0 < start <= end < 1; found {steps}, {beta_start}, {beta_end}.")
-    betas = torch.linspace(beta_start, beta_end, steps, dtype=torch.float64)
-    if mended:
-        log_alpha = torch.log1p(-betas)
-        full = torch.log1p(-torch.linspace(beta_start, beta_end, 1000, dtype=torch.float64)).sum()
-        betas = -torch.expm1(log_alpha * (full / log_alpha.sum()))
-    return from_betas(betas)
+    return _of_betas(1.0, steps, beta_start, beta_end, mended)
+
+
+def quadratic(*, steps: int = 300, beta_start: float = 1e-4, beta_end: float = 0.02, mended: bool = False) -> Schedule:
+    """Quadratic betas: sqrt(beta_i) in equal steps (Song, Meng & Ermon 2021, appendix D; latent diffusion's 'scaled linear').
+
+    `mended` as in `linear`; T = 1000 ends at an SNR of 7.3e-4.
+    """
+    return _of_betas(2.0, steps, beta_start, beta_end, mended)
 
 
 def cosine(*, offset: float = 0.008) -> Schedule:
@@ -235,7 +261,50 @@ def flow() -> Schedule:
     )
 
 
-SCHEDULES: dict[str, Callable[..., Schedule]] = {"linear": linear, "cosine": cosine, "edm": edm, "flow": flow}
+def sigmoid(*, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> Schedule:
+    """alpha_t^2 = (S(end) - S(y)) / (S(end) - S(start)), y = start + t (end - start), S(y) = 1 / (1 + e^(-y / tau)).
+
+    Jabri et al. 2023, algorithm 1 (`sigmoid_schedule`), without their floor: alpha_1 is exactly 0. Variance preserving.
+    """
+    if not start < end or tau <= 0:
+        raise ValueError(f"sigmoid needs start < end and tau > 0; found {start}, {end}, {tau}.")
+    c = (end - start) / (2 * tau)  # S(a) - S(b) = sinh((a - b) / 2) / (2 cosh(a / 2) cosh(b / 2))
+    offset = math.log(math.cosh(start / (2 * tau)) / math.cosh(end / (2 * tau)))
+    return Schedule(
+        curve=lambda t: torch.sinh(c * (1 - t)).log() - torch.sinh(c * t).log() + offset,
+        inverse=lambda log_snr: torch.atanh(math.sinh(c) / ((log_snr - offset).exp() + math.cosh(c))) / c,
+    )
+
+
+def laplace(*, mean: float = 0.0, scale: float = 0.5) -> Schedule:
+    """log-SNR = mean - scale log(2t) up to t = 1/2, mean + scale log(2 - 2t) from there; variance preserving.
+
+    Times drawn uniformly give log-SNRs of a Laplace distribution, most where the picture forms (Hang et al. 2024, table
+    1). So little of it lies near the ends that equal steps of t serve sampling badly: the grid is even in log-SNR.
+    """
+    if scale <= 0:
+        raise ValueError(f"laplace needs scale > 0; found {scale}.")
+
+    def inverse(log_snr: Tensor) -> Tensor:
+        tail = torch.exp(-(log_snr - mean).abs() / scale) / 2
+        return torch.where(log_snr > mean, tail, 1 - tail)
+
+    return Schedule(
+        curve=lambda t: torch.where(t < 0.5, mean - scale * (2 * t).log(), mean + scale * (2 - 2 * t).log()),
+        inverse=inverse,
+        spacing="log_snr",
+    )
+
+
+SCHEDULES: dict[str, Callable[..., Schedule]] = {
+    "linear": linear,
+    "quadratic": quadratic,
+    "cosine": cosine,
+    "sigmoid": sigmoid,
+    "laplace": laplace,
+    "edm": edm,
+    "flow": flow,
+}
 
 
 # ---- training times --------------------------------------------------------------------------------------------------

@@ -9,9 +9,13 @@ ALL = {
     "linear": schedules.linear(),
     "linear-1000": schedules.linear(steps=1000),
     "mended": schedules.linear(steps=200, mended=True),
+    "quadratic": schedules.quadratic(steps=500, mended=True),
     "cosine": schedules.cosine(),
+    "sigmoid": schedules.sigmoid(),
+    "laplace": schedules.laplace(),
     "edm": schedules.edm(),
     "flow": schedules.flow(),
+    "shifted": schedules.cosine().shifted(2.0),
 }
 
 

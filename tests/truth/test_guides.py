@@ -59,3 +59,45 @@ def test_a_condition_the_network_does_not_know_is_refused():
         guides.cfg(d, 2.0)(torch.zeros(4, 1), 0.5, lable=LABEL)
     with pytest.raises(ValueError, match="condition"):
         guides.cfg(d, 2.0)(torch.zeros(4, 1), 0.5)
+
+
+class Guess:
+    """A denoiser that always means the same x0, (B, ...)."""
+
+    def __init__(self, x0, schedule):
+        self.x0, self.schedule = x0, schedule
+
+    def on(self, schedule):
+        return Guess(self.x0, schedule)
+
+    def __call__(self, x_t, t, **cond):
+        return self.x0
+
+
+@pytest.mark.parametrize("w", [0.0, 1.0, 2.5])
+def test_autoguidance_goes_on_from_the_worse_through_the_better(w):
+    better, worse = torch.randn(2, 4, 5)
+    s = schedules.flow()
+    guided = guides.autoguidance(Guess(better, s), Guess(worse, schedules.edm()), w)
+    torch.testing.assert_close(guided(better, 0.5), worse + w * (better - worse))
+    assert guided.worse.schedule is s
+    assert torch.equal(samplers.sample(guided, better, steps=1), guided(better, 0.5))
+
+
+def test_rescaling_restores_the_contrast():
+    better, worse = torch.randn(2, 4, 3, 8, 8)
+    x0 = worse + 4 * (better - worse)
+    for share in (0.0, 0.7, 1.0):
+        found = guides.beyond(better, worse, 4.0, share)
+        std = (1 - share) * x0.flatten(1).std(1) + share * better.flatten(1).std(1)
+        torch.testing.assert_close(found.flatten(1).std(1), std, rtol=1e-5, atol=0)
+        direction = torch.nn.functional.cosine_similarity(found.flatten(1), x0.flatten(1))
+        torch.testing.assert_close(direction, torch.ones(4))
+
+
+def test_guides_nest():
+    d = Denoiser(Labelled(), schedules.flow(), predict="image")
+    worse = Guess(torch.full((4, 5), -2.0), d.schedule)
+    guided = guides.autoguidance(guides.cfg(d, 2.0), worse, 1.5)
+    expected = -2 + 1.5 * ((-1 + 2 * (LABEL + 1.0)) + 2)
+    torch.testing.assert_close(guided(torch.zeros(4, 5), 0.5, label=LABEL), expected[:, None].expand(4, 5))

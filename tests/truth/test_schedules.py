@@ -151,3 +151,39 @@ def test_training_steps_are_the_integers():
     assert set(steps.int().tolist()) == set(range(1, 301))
     with pytest.raises(ValueError, match="linear"):
         schedules.DENSITIES["steps"](ALL["flow"], torch.rand(3))
+
+
+def test_quadratic_betas_stand_at_the_steps():
+    s = schedules.quadratic(steps=200, beta_start=0.00085, beta_end=0.012)
+    alpha, _ = s(torch.arange(201, dtype=torch.float64) / 200)
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 200, dtype=torch.float64) ** 2
+    torch.testing.assert_close(1 - alpha[1:] ** 2 / alpha[:-1] ** 2, betas, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("start", "end", "tau"), [(-3.0, 3.0, 1.0), (0.0, 3.0, 0.9), (-3.0, 3.0, 0.5)])
+def test_sigmoid_is_jabris(start, end, tau):
+    t = torch.linspace(0, 1, 51, dtype=torch.float64)
+    S = lambda y: torch.sigmoid(torch.as_tensor(y, dtype=torch.float64) / tau)
+    alpha_bar = (S(end) - S(start + t * (end - start))) / (S(end) - S(start))
+    alpha, sigma = schedules.sigmoid(start=start, end=end, tau=tau)(t)
+    torch.testing.assert_close(alpha**2, alpha_bar, rtol=0, atol=1e-14)
+    torch.testing.assert_close(sigma**2, 1 - alpha_bar, rtol=0, atol=1e-14)
+
+
+def test_uniform_times_of_laplace_have_laplace_log_snrs():
+    u = (torch.arange(10_000, dtype=torch.float64) + 0.5) / 10_000
+    log_snr = schedules.laplace(mean=0.4, scale=0.7).log_snr(1 - u)  # rising in u: the quantiles
+    expected = torch.distributions.Laplace(0.4, 0.7).icdf(u)
+    torch.testing.assert_close(log_snr, expected, rtol=0, atol=1e-5)
+
+
+def test_shifting_is_more_noise_at_the_same_time(schedule):
+    t = torch.linspace(0.01, 0.99, 30, dtype=torch.float64)
+    shifted = schedule.shifted(2.5)
+    k, k_shifted = ((sigma / alpha) for alpha, sigma in (schedule(t), shifted(t)))
+    torch.testing.assert_close(k_shifted, 2.5 * k, rtol=1e-10, atol=0)
+    torch.testing.assert_close(shifted.time(shifted.log_snr(t)), t, rtol=0, atol=1e-9)
+    if schedule is ALL["flow"]:
+        torch.testing.assert_close(shifted(t)[1], 2.5 * t / (1 + 1.5 * t), rtol=1e-12, atol=0)
+    with pytest.raises(ValueError, match="above 0"):
+        schedule.shifted(0)
