@@ -188,12 +188,8 @@ def _plainly(error: str, raw: dict[str, Any]) -> str:
     """What msgspec says of a field, as a person would: the field, what was expected, what was found."""
     text, _, path = error.partition(" - at `$.")
     text = text.partition(", got ")[0]
-    for theirs, ours in {
-        "`int`": "a whole number",
-        "`float`": "a number",
-        "`bool`": "true or false",
-        "`str`": "a text",
-    }.items():
+    words = {"`int`": "a whole number", "`float`": "a number", "`bool`": "true or false", "`str`": "a text"}
+    for theirs, ours in words.items():
         text = text.replace(theirs, ours)
     field = path.rstrip("`").partition("[")[0].partition(".")[0]
     if field not in raw:

@@ -10,7 +10,7 @@ import io
 import math
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import tyro
 from tyro.constructors import PrimitiveConstructorSpec
@@ -73,7 +73,7 @@ def height_width(text: str) -> tuple[int, int]:
 
 @dataclasses.dataclass(frozen=True)
 class Flag(PrimitiveConstructorSpec):
-    """The mark of a field whose flag is one word; 'none' is None."""
+    """The mark of a field whose flag is one word."""
 
     reader: Callable[[str], Any] = str
 
@@ -91,7 +91,7 @@ class Flag(PrimitiveConstructorSpec):
     def value(self, name: str, text: str) -> Any:
         """What a text says for the field `name`."""
         try:
-            return None if text.lower() == "none" else self.reader(text)
+            return self.reader(text)
         except UserError:
             raise
         except ValueError as error:
@@ -106,12 +106,16 @@ CHOICE = Flag.of(Spec.of, "NAME[:OPTION=VALUE,...]", repr)
 
 
 def read(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a class's fields, texts and numbers read as the marks of the fields say; raises UserError."""
+    """The values of a class's fields, texts and numbers read as the marks of the fields say; raises UserError.
+
+    'none' is None where a field may be None.
+    """
     hints, out = get_type_hints(kind, include_extras=True), dict(values)
-    for name in out:
+    for name, value in values.items():
         for mark in getattr(hints.get(name), "__metadata__", ()):
-            if isinstance(mark, Flag) and isinstance(out[name], str | int | float):
-                out[name] = mark.value(name, str(out[name]))
+            if isinstance(mark, Flag) and isinstance(value, str | int | float):
+                none = str(value).lower() == "none" and type(None) in get_args(hints[name].__origin__)
+                out[name] = None if none else mark.value(name, str(value))
     return out
 
 

@@ -104,7 +104,7 @@ def open_source(data: str | Path | np.ndarray | torch.Tensor) -> Source:
     if isinstance(data, np.ndarray):
         return _from_array(data, "array", "array", "The array")
     if not isinstance(data, str | Path) or data == "":
-        found = "nothing" if data == "" else f"something of type {type(data).__name__}"
+        found = "an empty name" if data == "" else f"something of type {type(data).__name__}"
         raise UserError(f"Expected {READ}, an array or a tensor; found {found}.")
     if data == "digits":
         return _digits()

@@ -45,6 +45,6 @@ def set_aside(folder: Path, seed: int, text: dict[str, str]) -> str:
 
 
 def _text(path: Path) -> dict[str, str]:
-    with contextlib.suppress(OSError, SyntaxError), Image.open(path) as image:
+    with contextlib.suppress(OSError, SyntaxError, AttributeError), Image.open(path) as image:
         return dict(image.text)  # type: ignore[attr-defined]
     return {}
