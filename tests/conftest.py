@@ -5,7 +5,9 @@ import os
 import pytest
 import torch
 
-torch.set_num_threads(2)
+# One thread, here and in children: tests compute little, and beside other work threads wait for each other most of the time.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
 
 
 @pytest.fixture(autouse=True)

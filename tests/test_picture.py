@@ -7,10 +7,9 @@ import pytest
 from PIL import Image, ImageSequence
 
 from sfumato.errors import UserError
-from sfumato.picture import curves, gif, grid, loss_curve, save_png, sheet, strip, to_pil, to_uint8
+from sfumato.picture import curves, gif, grid, loss_curve, save_png, set_aside, sheet, strip, to_pil, to_uint8
+from sfumato.picture.grids import PAPER
 from sfumato.picture.pixels import whole_file
-
-WHITE = 255
 
 
 def random_images(*shape, seed=0):
@@ -63,10 +62,9 @@ def test_an_empty_range_is_refused():
 def test_what_each_number_of_channels_looks_like():
     image = random_images(3, 5, 4)
     gray, two, three, four = (to_pil(image[:, :, :c]) for c in (1, 2, 3, 4))
-    assert (gray.mode, two.mode, three.mode, four.mode) == ("L", "RGB", "RGB", "L")
+    assert (gray.mode, two.mode, three.mode, four.mode) == ("L", "L", "RGB", "L")
     np.testing.assert_array_equal(gray, image[:, :, 0])
-    np.testing.assert_array_equal(np.asarray(two)[:, :, :2], image[:, :, :2])
-    assert not np.asarray(two)[:, :, 2].any()
+    np.testing.assert_array_equal(two, np.concatenate([image[:, :, 0], image[:, :, 1]], axis=1))
     np.testing.assert_array_equal(three, image[:, :, :3])
     np.testing.assert_array_equal(four, np.concatenate([image[:, :, c] for c in range(4)], axis=1))
 
@@ -116,6 +114,27 @@ def test_a_file_is_whole_or_as_it_was(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_samples_drawn_otherwise_are_set_aside_and_nothing_else(tmp_path):
+    def drawn(folder, **text):
+        folder.mkdir(exist_ok=True)
+        for name in ("s1-00000.png", "s1-00037.png", "s1-grid.png"):
+            save_png(folder / name, random_images(2, 2, 1), text)
+        (folder / "s1-grid.gif").write_bytes(b"GIF")
+
+    out = tmp_path / "out"
+    drawn(out, steps="3")
+    kept = ["s1-favourite.png", "s10-00000.png"]
+    for name in kept:
+        save_png(out / name, random_images(2, 2, 1), {})
+    assert set_aside(out, 1, {"steps": "3"}) == ""
+    assert "4 files of seed 1" in set_aside(out, 1, {"steps": "4"})
+    assert sorted(path.name for path in out.iterdir()) == ["older-1", *sorted(kept)]
+    drawn(out, steps="4")
+    (out / "s1-00005.png").write_text("no picture")
+    assert "5 files" in set_aside(out, 1, {"steps": "4"})
+    assert {path.name for path in (out / "older-1").iterdir()} < {path.name for path in (out / "older-2").iterdir()}
+
+
 # grids
 
 
@@ -155,7 +174,7 @@ def test_titles_move_the_images_and_leave_them_alone():
     np.testing.assert_array_equal(titled[:, margin:], bare)
     assert titled[:66, :margin].min() < 128  # there is ink beside each row
     assert titled[66:, :margin].min() < 128
-    assert (titled[:, 0] == WHITE).all()
+    assert (titled[:, 0] == PAPER).all()
 
 
 def test_colour_background_makes_a_gray_grid_colour():

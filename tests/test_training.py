@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -23,11 +24,10 @@ from sfumato.training.ema import EMA, tensors
 from sfumato.training.stream import Stream
 
 CPU = Placement(torch.device("cpu"))
-TINY = {"net": "unet:width=8,dropout=0.2", "batch": 50, "precision": "float32"}
+TINY = {"net": "unet:width=8,dropout=0.2", "batch": 50, "precision": "float32", "sampling_steps": 1}
 
 CHILD = """
 import os, signal, sys
-from pathlib import Path
 from sfumato import trainer
 from sfumato.config import checked
 from sfumato.run import Run
@@ -35,12 +35,8 @@ raw, folder, die = eval(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 def kill(event):
     if event.kind == "step" and event.state.images == die:
         os.kill(os.getpid(), signal.SIGKILL)
-trainer.train("digits", checked(raw), Run(Path(folder)), watchers=[kill])
+trainer.train("digits", checked(raw), Run.of(folder), watchers=[kill])
 """
-
-
-def train_in_child(raw, folder, die=-1):
-    return subprocess.run([sys.executable, "-c", CHILD, repr(raw), str(folder), str(die)], capture_output=True).returncode
 
 
 def log_without_timing(folder):
@@ -48,29 +44,30 @@ def log_without_timing(folder):
     return [{k: v for k, v in line.items() if k not in ("images_per_second", "data_wait")} for line in lines]
 
 
-@pytest.mark.parametrize(
-    "scale", [pytest.param(1, id="2000 images"), pytest.param(10, id="20000 images", marks=pytest.mark.slow)]
-)
-def test_a_killed_run_goes_on_bit_for_bit(tmp_path, scale):
+@pytest.mark.parametrize("images", [200, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_a_killed_run_goes_on_bit_for_bit(tmp_path, images):
     """20 equals 8, SIGKILL, 12 more: weights, average, optimizer and log, with labels, dropout and mirroring on."""
-    raw = TINY | {"images": 2000 * scale, "checkpoint_every": 400 * scale, "log_every": 150 * scale, "flip": True}
-    assert train_in_child(raw, tmp_path / "whole") == 0
-    assert train_in_child(raw, tmp_path / "killed", die=1150 * scale) == -signal.SIGKILL
-    saved = [path.name for path in checkpoint.listed(tmp_path / "killed" / "checkpoints")]
-    assert saved == [f"{400 * scale:09d}", f"{800 * scale:09d}"]
-    assert train_in_child(raw, tmp_path / "killed") == 0
-    last = f"checkpoints/{2000 * scale:09d}"
+    batch = images // 20
+    raw = TINY | {"net": "unet:width=8,mults=(1,),dropout=0.2", "images": images, "batch": batch, "flip": True}
+    raw |= {"checkpoint_every": 4 * batch, "log_every": 3 * batch}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    words = [sys.executable, "-c", CHILD, repr(raw), str(killed), str(11 * batch)]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
+        trainer.train("digits", checked(raw), Run.of(whole))  # meanwhile
+    assert child.returncode == -signal.SIGKILL
+    assert [int(path.name) for path in checkpoint.listed(killed / "checkpoints")] == [4 * batch, 8 * batch]
+    trainer.train("digits", checked(raw), Run.of(killed))
     for part in ("model", "ema", "optimizer"):
-        whole, killed = ((tmp_path / run / last / f"{part}.safetensors").read_bytes() for run in ("whole", "killed"))
-        assert whole == killed, part
-    assert log_without_timing(tmp_path / "whole") == log_without_timing(tmp_path / "killed")
+        file = f"checkpoints/{images:09d}/{part}.safetensors"
+        assert (whole / file).read_bytes() == (killed / file).read_bytes(), part
+    assert log_without_timing(whole) == log_without_timing(killed)
 
 
 def test_training_learns_and_returns_a_model(tmp_path):
-    model = sfumato.train("digits", tmp_path / "r", quiet=True, images=3000, **TINY)
+    model = sfumato.train("digits", tmp_path / "r", quiet=True, images=1500, **TINY)
     records = Run(tmp_path / "r").records()
     assert records[-1]["held_out_loss"] < 0.9 * records[0]["loss"]
-    assert records[-1]["images"] == model.images == 3000
+    assert records[-1]["images"] == model.images == 1500
     pictures = model.sample(5, seed=1, steps=3)
     assert pictures.shape == (5, 8, 8, 1)
     assert pictures.dtype == np.uint8
@@ -164,14 +161,14 @@ def test_accumulation_changes_nothing_but_memory(tmp_path):
     """The same images, noise and times in 1 part and in 5: the same weights, to rounding."""
     weights = []
     for accumulate in (1, 5):
-        raw = TINY | {"net": "unet:width=8", "images": 300, "accumulate": accumulate}
+        raw = TINY | {"net": "unet:width=8", "images": 150, "accumulate": accumulate}
         model = sfumato.train("digits", tmp_path / str(accumulate), quiet=True, **raw)
         weights.append(model.denoiser.net.net.leave.weight)
     torch.testing.assert_close(*weights, rtol=2e-3, atol=1e-5)
 
 
 def test_losses_by_band_average_to_the_loss(tmp_path):
-    sfumato.train("digits", tmp_path / "r", quiet=True, images=500, log_every=50, **TINY)
+    sfumato.train("digits", tmp_path / "r", quiet=True, images=200, log_every=50, **TINY)
     for record in Run(tmp_path / "r").records():
         assert min(record["loss_bands"].values()) <= record["loss"] <= max(record["loss_bands"].values())
 
@@ -257,6 +254,22 @@ def test_a_broken_checkpoint_gives_way_to_the_older_one_and_says_so(tmp_path, da
         checkpoint.newest(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [("missing", "ema.safetensors is missing"), ("{}", "state.json is not what was written"), ("[", "is not what was written")],
+)
+def test_a_broken_checkpoint_is_described_in_words(tmp_path, damage, words):
+    saved(tmp_path, 100)
+    folder = tmp_path / "000000100"
+    if damage == "missing":
+        (folder / "ema.safetensors").unlink()
+    else:
+        (folder / "state.json").write_text(damage)
+    with pytest.raises(UserError, match=words) as refused:
+        checkpoint.newest(tmp_path)
+    assert "Error" not in str(refused.value)
+
+
 def test_prepare_tells_what_it_found():
     plan = trainer.prepare("digits", checked(Config()))
     assert plan.facts.shape == (1, 8, 8)
@@ -312,7 +325,12 @@ def test_a_network_with_shared_weights_is_saved_once_and_averaged_once(tmp_path)
 
 def test_sampling_tells_the_noise_level_as_training_did(tmp_path):
     raw = TINY | {"schedule": "linear", "predict": "v", "images": 50}
-    assert sfumato.train("digits", tmp_path / "r", quiet=True, **raw).denoiser.c_noise == "log_snr"
+    model = sfumato.train("digits", tmp_path / "r", quiet=True, **raw)
+    assert model.denoiser.c_noise == model.config.c_noise == "log_snr"
+    assert Run(tmp_path / "r").config().c_noise == "log_snr"  # what was told is stored,
+    Run(tmp_path / "r").write_config(msgspec.structs.replace(model.config, c_noise=None))  # and runs from before it was
+    assert sfumato.load(tmp_path / "r").denoiser.c_noise == "log_snr"  # are still read
+    assert sfumato.train("digits", tmp_path / "r", quiet=True, **raw).images == 50  # and resumed
 
 
 def test_held_out_loss_sees_all_classes():
@@ -336,3 +354,15 @@ def test_batchnorm_statistics_are_averaged_and_used_in_sampling(tmp_path):
     one, two = model.sample(2, steps=2, batch=1), model.sample(2, steps=2, batch=2)
     assert np.abs(one.astype(int) - two.astype(int)).max() <= 1
     assert torch.equal(before, norm.running_mean)
+
+
+def test_data_is_opened_once_and_after_the_settings(tmp_path, monkeypatch):
+    opened, said = [], []
+    monkeypatch.setattr(trainer, "open_source", lambda name: opened.append(name) or data.open_source(name))
+    for wrong in ({"net": "unet:width=0"}, {"optimizer": "adamw:betas=(2,3)"}, {"weight": "min_snr:g=-1"}, {"batch": 0}):
+        with pytest.raises(UserError):
+            trainer.train("digits", Config(**wrong), None, say=said.append)
+    assert opened == said == os.listdir(tmp_path) == []
+    trainer.train("digits", Config(**TINY, images=50), None, say=said.append)
+    assert opened == ["digits"]
+    assert said[0] == "runs/digits-default"

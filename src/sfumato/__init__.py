@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
-    "config", "data", "denoisers", "draws", "errors", "guides", "judge", "losses", "model", "nets", "picture", "recipes",
-    "run", "samplers", "schedules", "spec", "toy", "trainer", "training",
+    "config", "data", "denoisers", "draws", "errors", "flags", "guides", "judge", "losses", "model", "nets", "picture",
+    "recipes", "run", "samplers", "schedules", "spec", "toy", "trainer", "training",
 }  # fmt: skip
 
 
@@ -47,7 +47,7 @@ def train(
     run       the run folder, runs/DATA-RECIPE unless said
     recipe    a name from `sfumato recipes`
     net       a network of your own, net(x, c_noise, **cond) -> (B, C, H, W), or one by name, as in "unet:width=96"
-    options   any field of `sfumato.config.Config`: images=200_000, lr=3e-4, schedule="cosine"
+    options   any field of `sfumato.config.Config`: images=200_000, lr=3e-4, schedule="cosine"; or as typed, images="200k"
     """
     from .commands.train import run_training
 

@@ -5,17 +5,16 @@ the run began. Together they are `config.json`, and all that is needed to rebuil
 """
 
 import json
-import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
 
 import msgspec
 from tyro.conf import Suppress
-from tyro.constructors import PrimitiveConstructorSpec
 
-from . import schedules
+from . import flags, schedules
 from .denoisers import C_NOISE, ROWS
 from .errors import UserError, unknown
+from .flags import CHOICE, COUNT, NUMBER, SIZE, TIME
 from .losses import DISTANCES, WEIGHTS
 from .samplers import SOLVERS
 from .spec import Spec, choose
@@ -23,56 +22,18 @@ from .spec import Spec, choose
 SCHEMA = 1
 
 
-# ---- how flags spell their values ------------------------------------------------------------------------------------
-
-
-def count(text: str) -> int:
-    """`500k` is 500,000, `1.5m` is 1,500,000."""
-    digits, unit = (text[:-1], text[-1].lower()) if text[-1:].lower() in "km" and text else (text, "")
-    number = float(digits.replace("_", "").replace(",", "")) * {"": 1, "k": 1_000, "m": 1_000_000}[unit]
-    if not math.isfinite(number) or number != int(number):
-        raise ValueError(f"'{text}' is not a whole number")
-    return int(number)
-
-
-def seconds(text: str) -> float:
-    """`90s`, `10m`, `2h`, or a number of seconds."""
-    unit = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(text[-1:].lower())
-    return float(text[:-1]) * unit if unit else float(text)
-
-
-def height_width(text: str) -> tuple[int, int]:
-    """`64` is 64x64; `64x128` is height x width."""
-    sides = [int(side) for side in text.lower().split("x")]
-    if len(sides) not in (1, 2):
-        raise ValueError(f"'{text}' is not of the form 64 or 64x128")
-    return sides[0], sides[-1]
-
-
-def _flag(read: Any, metavar: str, show: Any = str) -> Any:
-    """A flag of one word, read by a function; 'none' is None."""
-    return PrimitiveConstructorSpec(
-        nargs=1,
-        metavar=metavar,
-        instance_from_str=lambda words: None if words[0].lower() == "none" else read(words[0]),
-        is_instance=lambda value: True,
-        str_from_instance=lambda value: ["none" if value is None else show(value)],
-    )
-
-
-_COUNT = _flag(count, "COUNT")
-Count = Annotated[int, msgspec.Meta(ge=1), _COUNT]
-MaybeCount = Annotated[Annotated[int, msgspec.Meta(ge=1)] | None, _COUNT]
-MaybeZero = Annotated[Annotated[int, msgspec.Meta(ge=0)] | None, _COUNT]
-Seconds = Annotated[Annotated[float, msgspec.Meta(gt=0, le=1e12)] | None, _flag(seconds, "TIME")]
-MaybePositive = Annotated[Annotated[float, msgspec.Meta(gt=0, le=1e12)] | None, _flag(float, "FLOAT")]
-Channels = Annotated[Annotated[int, msgspec.Meta(ge=1, le=64)] | None, _flag(int, "INT")]
+Count = Annotated[int, msgspec.Meta(ge=1), COUNT]
+MaybeCount = Annotated[Annotated[int, msgspec.Meta(ge=1)] | None, COUNT]
+MaybeZero = Annotated[Annotated[int, msgspec.Meta(ge=0)] | None, COUNT]
+Seconds = Annotated[Annotated[float, msgspec.Meta(gt=0, le=1e12)] | None, TIME]
+MaybePositive = Annotated[Annotated[float, msgspec.Meta(gt=0, le=1e12)] | None, NUMBER]
+Channels = Annotated[Annotated[int, msgspec.Meta(ge=1, le=64)] | None, COUNT]
 Side = Annotated[int, msgspec.Meta(ge=4, le=1024)]
-Size = Annotated[tuple[Side, Side] | None, _flag(height_width, "SIZE", lambda s: f"{s[0]}x{s[1]}")]
-Choice = Annotated[Spec, _flag(Spec.of, "NAME[:OPTION=VALUE,...]", repr)]
-Positive = Annotated[float, msgspec.Meta(gt=0, le=1e12)]
-Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
-Seed = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+Size = Annotated[tuple[Side, Side] | None, SIZE]
+Choice = Annotated[Spec, CHOICE]
+Positive = Annotated[float, msgspec.Meta(gt=0, le=1e12), NUMBER]
+Share = Annotated[float, msgspec.Meta(ge=0, le=1), NUMBER]
+Seed = Annotated[int, msgspec.Meta(ge=0, lt=2**32), COUNT]
 
 
 # ---- the description -------------------------------------------------------------------------------------------------
@@ -106,7 +67,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """How other shapes are brought to size: crop, pad or stretch."""
     flip: bool = False
     """Mirror half of the pictures left to right."""
-    held_out: Annotated[float, msgspec.Meta(ge=0, le=0.2)] = 0.05
+    held_out: Annotated[float, msgspec.Meta(ge=0, le=0.2), NUMBER] = 0.05
     """Share of the pictures kept for the held-out loss, at most 0.2 (but at least 64 pictures); 0 keeps none."""
 
     net: Choice = Spec("unet")
@@ -198,8 +159,11 @@ def builtins(config: Config) -> dict[str, Any]:
 
 
 def checked(config: Config | dict[str, Any]) -> Config:
-    """A Config whose bounds and names have been checked, from a Config or from its JSON form; raises UserError."""
-    raw = builtins(config) if isinstance(config, Config) else config
+    """A Config whose bounds and names have been checked, from a Config or from its JSON form; raises UserError.
+
+    Values may also stand as text, as they are typed: images="500k", size="64x128" or 64, net="unet:width=96".
+    """
+    raw = flags.read(Config, builtins(config) if isinstance(config, Config) else config)
     try:
         config = msgspec.convert(raw, Config, dec_hook=lambda _, value: Spec.of(value))
     except msgspec.ValidationError as error:
@@ -214,21 +178,24 @@ def checked(config: Config | dict[str, Any]) -> Config:
     given = [name for name in BUDGET if getattr(config, name) is not None]
     stored = config.facts is not None  # a run keeps what was typed beside the images that it became
     if len(given) > 1 and not (stored and "images" in given and len(given) == 2):
-        raise UserError(f"One budget is enough; found {' and '.join('--' + name for name in given)}.")
+        raise UserError(f"One budget is enough; found {' and '.join(given)}.")
     if config.accumulate > config.batch:
         raise UserError(f"A batch of {config.batch} cannot be worked through in {config.accumulate} parts.")
     return config
 
 
 def _plainly(error: str, raw: dict[str, Any]) -> str:
-    """What msgspec says of a field, as a person would: the flag, what was expected, what was found."""
+    """What msgspec says of a field, as a person would: the field, what was expected, what was found."""
     text, _, path = error.partition(" - at `$.")
-    text = text.replace("`int`", "a whole number").replace("`float`", "a number")
+    text = text.partition(", got ")[0]
+    words = {"`int`": "a whole number", "`float`": "a number", "`bool`": "true or false", "`str`": "a text"}
+    for theirs, ours in words.items():
+        text = text.replace(theirs, ours)
     field = path.rstrip("`").partition("[")[0].partition(".")[0]
     if field not in raw:
         return f"{text}."
     found = "x".join(map(str, raw[field])) if field == "size" and isinstance(raw[field], list | tuple) else raw[field]
-    return f"--{field.replace('_', '-')} does not fit: {text[0].lower()}{text[1:]}, found {found}."
+    return f"{field} does not fit: {text[0].lower()}{text[1:]}, found {found}."
 
 
 def to_json(config: Config) -> str:

@@ -168,7 +168,7 @@ class Model:
         if not conditioned:
             raise UserError("Guidance needs a label to guide towards, and this model was trained without; leave it at 1.")
         if self.config.label_dropout == 0:
-            raise UserError("Guidance needs a model that has also learned without labels; train with --label-dropout 0.1.")
+            raise UserError("Guidance needs a model that has also learned without labels: train with label_dropout at 0.1.")
         guided = guides.cfg(self.denoiser, guidance)
         return guides.interval(guided, self.denoiser, *interval) if interval else guided
 
@@ -177,13 +177,13 @@ class Model:
         return picture.grid(self.displayed(self.sample(n, seed, **options)))
 
     def strip(self, seed: int = 0, stages: int = 10, **options: Any) -> Image.Image:
-        """One sample coming out of noise, in so many stages."""
+        """One sample coming out of noise, in so many stages; under each its noise level, sigma / alpha."""
         states: list[tuple[float, np.ndarray]] = []
         steps = options.pop("steps", None) or self.config.sampling_steps
         self.sample(1, seed, steps=steps, callback=lambda i, t, x, x0: states.append((t, x[0])), **options)
-        after = [*self.times(steps).tolist()[1:]]
+        alpha, sigma = self.denoiser.schedule(self.times(steps)[1:])  # after each step
         chosen = np.linspace(0, len(states) - 1, min(stages, len(states))).round().astype(int)
-        captions = [f"t = {after[i]:.2f}" for i in chosen]
+        captions = [f"noise {float(f'{level:.2g}'):g}" for level in (sigma / alpha)[chosen].tolist()]
         return picture.strip(self.displayed(np.stack([states[i][1] for i in chosen])), captions)
 
     def displayed(self, pictures: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ class Run:
     @classmethod
     def of(cls, path: "str | Path | Run") -> "Run":
         if not isinstance(path, Run) and str(path) in ("", "."):
-            raise UserError("A run needs a folder of its own; type its name, as in --run runs/mine.")
+            raise UserError("A run needs a folder of its own; name one, as in runs/mine.")
         return path if isinstance(path, Run) else cls(Path(path))
 
     @classmethod
@@ -110,7 +110,7 @@ class Run:
             lock.acquire(timeout=0)
         except Timeout:
             raise UserError(
-                f"Another process is training {self.path}. Wait for it, or name another folder: --run NEW."
+                f"Another process is training {self.path}. Wait for it, or name another folder (--run NEW)."
             ) from None
         try:
             yield

@@ -19,7 +19,8 @@ class Spec:
     __slots__ = ("kw", "name")
 
     def __init__(self, name: str, **kw: Any):
-        self.name, self.kw = name, kw
+        # Tuples, for JSON knows lists alone and both shall be equal.
+        self.name, self.kw = name, {key: tuple(value) if isinstance(value, list) else value for key, value in kw.items()}
 
     def __repr__(self) -> str:
         return self.name + (":" + ",".join(f"{k}={v}" for k, v in self.kw.items()) if self.kw else "")

@@ -16,12 +16,13 @@ from torch import nn
 from . import draws, nets, schedules
 from .config import BUDGET, FREE, Config, Facts, builtins, checked
 from .data import AffineCodec, Images, gather, held_out, open_source
-from .denoisers import LOWEST, Denoiser
+from .data.sources import Source
+from .denoisers import LOWEST, Denoiser, made_for
 from .errors import UserError
 from .losses import WEIGHTS, denoising_loss
 from .model import Model, assemble, build_net
 from .run import Run
-from .spec import Spec, choose, make
+from .spec import Spec, make
 from .training import checkpoint, loop, watch
 from .training.device import Placement, device_named, machine
 from .training.device import choose as choose_placement
@@ -46,17 +47,26 @@ class Plan:
         return self.config.facts
 
 
-def prepare(data: Any, config: Config, say: Say = lambda text: None, net: nn.Module | None = None) -> Plan:
+def prepare(data: Any, config: Config, net: nn.Module | None = None) -> Plan:
     """Read the pictures, split them, and fill in what the config leaves to the data (all but the budget)."""
+    config = settled(config, net)
+    return _plan(data, open_source(data), config)
+
+
+def settled(config: Config, net: nn.Module | None = None) -> Config:
+    """The config after all checks that need no data; raises UserError."""
     config = checked(config)
     if net is not None:
         config = msgspec.structs.replace(config, net=Spec("mine"))
     else:
-        choose(nets.NETS, config.net, "network")
-    choose(loop.OPTIMIZERS, config.optimizer, "optimizer")
+        make(nets.NETS, config.net, "network", config.channels or 3)
+    make(loop.OPTIMIZERS, config.optimizer, "optimizer", [torch.zeros(1, requires_grad=True)], config.lr)
     make(schedules.SCHEDULES, config.schedule, "schedule")
     make(WEIGHTS, config.weight, "weight", torch.zeros(1), 0.5)
-    source = open_source(data)
+    return config
+
+
+def _plan(data: Any, source: Source, config: Config) -> Plan:
     images = gather(source, size=config.size, channels=config.channels, fit=config.fit)
     train_part, held_part = held_out(images.hashes, config.held_out)
     train = images.subset(train_part)
@@ -106,21 +116,30 @@ def budget(config: Config, speed: Callable[[], float]) -> Config:
 def train(
     data: Any,
     config: Config,
-    run: Run,
+    run: Run | None,
     net: nn.Module | None = None,
     watchers: Sequence[loop.Watcher] = (),
     say: Say = lambda text: None,
     device: str | None = None,
+    recipe: str = "default",
 ) -> Model:
-    """Train, or go on training, the run at `run`; returns its model. Raises UserError for whatever a person can mend."""
-    asked = config
+    """Train, or go on training, the run at `run`, runs/DATA-RECIPE unless said; returns its model.
+
+    Settings are checked before `say` names the run folder, and pictures read before it is made. Raises UserError for
+    whatever a person can mend.
+    """
     place = device_named(device)
-    plan = prepare(data, config, say, net)
+    asked = settled(config, net)
+    source = open_source(data)
+    run = run or Run.of(f"runs/{source.name}-{recipe}")
+    say(str(run.path))
+    plan = _plan(data, source, asked)
     with run.locked():
         for reason in plan.reasons:
             say(reason)
         torch.manual_seed(asked.seed)  # the initial weights
         built = build_net(plan.config, plan.facts, net)
+        schedule = make(schedules.SCHEDULES, asked.schedule, "schedule")
         say(f"{plan.config.net}: {nets.parameters(built):,} parameters.")
         if plan.config.accumulate > 1 and any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in built.modules()):
             say(
@@ -131,10 +150,10 @@ def train(
         chosen = msgspec.structs.replace(
             plan.facts, precision=placement.precision, channels_last=placement.channels_last, machine=machine(place)
         )
-        plan.config = msgspec.structs.replace(plan.config, facts=chosen)
-        old = run.config() if run.started else None
-        if old is not None:
-            plan.config = resumed(old, plan.config, run, say)
+        told = lambda config: msgspec.structs.replace(config, c_noise=config.c_noise or made_for(built, schedule))
+        plan.config = told(msgspec.structs.replace(plan.config, facts=chosen))
+        if run.started:
+            plan.config = resumed(told(run.config()), plan.config, run, say)
             placement = Placement(place, plan.facts.precision, plan.facts.channels_last)
         trial = lambda: measured_speed(_trial(plan, built), built, placement, plan.config.batch, 3.0)
         plan.config = budget(plan.config, trial)
@@ -157,9 +176,14 @@ def _fit(plan: Plan, run: Run, net: nn.Module, placement: Placement, watchers: S
         loop.restore(state, saved)
         if state.images >= (config.images or 0):
             more = 2 * state.images
-            say(f"This run is finished: {state.images:,} images seen. To go on, type a larger budget, as in --images {more}.")
+            say(
+                f"This run is finished: it has seen {state.images:,} images, and the budget is {config.images:,}. "
+                f"To go on, give a larger one, as in --images {more}."
+            )
             return assemble(state.ema.net, config, placement, run.path, state.images)
         say(f"Resuming after {state.images:,} of {config.images:,} images.")
+        if run.config().images != config.images:
+            say("The budget has changed, and with it the learning rate and the averages: this is a new trajectory.")
     else:
         say(
             f"{config.images:,} images in all, {(config.images or 0) / plan.facts.train:.1f} epochs, batches of {config.batch}."
@@ -190,12 +214,12 @@ def resumed(old: Config, new: Config, run: Run, say: Say) -> Config:
     if facts_old.get("fingerprint") != facts_new["fingerprint"]:
         raise UserError(
             f"{run.path} was trained on other pictures ({facts_old.get('data')}, {facts_old.get('train'):,} to train on). "
-            "Name another folder: --run NEW."
+            "Name another folder (--run NEW)."
         )
     if different:
-        changes = ", ".join(f"--{n.replace('_', '-')} was {_short(raw_old[n])}, now {_short(raw_new[n])}" for n in different)
+        changes = ", ".join(f"{n} was {_short(raw_old[n])}, now {_short(raw_new[n])}" for n in different)
         raise UserError(
-            f"{run.path} was begun with other settings: {changes}. Type the old ones, or name another folder: --run NEW."
+            f"{run.path} was begun with other settings: {changes}. Give the old ones, or name another folder (--run NEW)."
         )
     facts = msgspec.structs.replace(new.facts, data=old.facts.data) if old.facts and new.facts else new.facts
     if old.facts and facts and facts.machine == old.facts.machine:
@@ -205,11 +229,8 @@ def resumed(old: Config, new: Config, run: Run, say: Say) -> Config:
     elif old.facts and facts and facts.precision != old.facts.precision:
         say(f"Precision changes from {old.facts.precision} to {facts.precision}: the run goes on, but no longer bit for bit.")
     same_budget = all(getattr(new, n) in (None, getattr(old, n)) for n in BUDGET)
-    new = msgspec.structs.replace(new, facts=facts)
-    if same_budget:
-        return msgspec.structs.replace(new, **{n: getattr(old, n) for n in BUDGET})
-    say("The budget changes: the learning rate and the averages follow the new one, so this is a new trajectory.")
-    return new
+    kept = {n: getattr(old, n) for n in BUDGET} if same_budget else {}
+    return msgspec.structs.replace(new, facts=facts, **kept)
 
 
 def _short(value: Any) -> str:

@@ -9,41 +9,43 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress, TimeRemainingColumn
 
-from .. import picture
-from ..config import Choice
+from .. import flags, picture
 from ..errors import UserError
 from ..judge import memory
+from ..judge.metrics import neighbours
 from ..model import load
 from ..run import Run
+from ..spec import Spec
 
 
 @dataclasses.dataclass
 class Arguments:
     run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[RUN]")] = None
     """The run folder; the newest under runs/ unless said."""
-    n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 64
+    n: Annotated[int, flags.COUNT, tyro.conf.arg(aliases=["-n"])] = 64
     """How many samples."""
-    seed: int = 0
+    seed: Annotated[int, flags.COUNT] = 0
     """Sample number i of a seed is the same picture however many are drawn."""
-    steps: int | None = None
+    steps: Annotated[int | None, flags.COUNT] = None
     """Steps of the solver; as the run was trained for unless said."""
-    solver: Annotated[Choice | None, tyro.conf.arg(metavar="NAME")] = None
+    solver: Annotated[Spec | None, flags.CHOICE] = None
     """ddim, ddpm, heun, dpmpp_2m; with options as in ddim:eta=1."""
     label: str | None = None
     """Name or number of the label that all samples shall have."""
-    guidance: float = 1.0
+    guidance: Annotated[float, flags.NUMBER] = 1.0
     """Guidance towards the label; 1 is none."""
-    only: int | None = None
+    only: Annotated[int | None, flags.COUNT] = None
     """Draw only the sample of this number again."""
     out: Path | None = None
-    """Folder for the pictures; RUN/out unless said."""
+    """Folder for the pictures; RUN/out unless said. Pictures of the same seed in it that were drawn otherwise, with other
+    settings or from another checkpoint, are moved to older-1, older-2 and so on in it."""
     npy: Path | None = None
     """Also save all samples as one array (N, H, W, C)."""
     gif: bool = False
     """Also save the denoising of the grid as an animation."""
     copies: bool = False
     """Also count how many samples are nearer to a training image than held-out images are."""
-    batch: int = 64
+    batch: Annotated[int, flags.COUNT] = 64
     """How many are drawn at once; it changes nothing in the pictures."""
     raw: bool = False
     """Use the raw weights, not their average."""
@@ -52,7 +54,7 @@ class Arguments:
 
 
 def main(arguments: list[str]) -> int:
-    args = tyro.cli(Arguments, args=arguments, prog="sfumato sample", description=__doc__)
+    args = flags.parse(Arguments(), arguments, "sfumato sample", __doc__ or "")
     console = Console(highlight=False, soft_wrap=True)
     run = Run.existing(args.run)
     out = args.out or run.out
@@ -63,6 +65,7 @@ def main(arguments: list[str]) -> int:
     model = load(run, weights="model" if args.raw else "ema", device=args.device)
     for note in model.notes:
         console.print(note, markup=False)
+    originals = memory.originals(model) if args.copies else None
     if args.label is None and model.labels:
         console.print(f"No label was named: {len(model.labels)} labels are drawn as often as the data has them.")
     frames: list[np.ndarray] = []
@@ -77,8 +80,10 @@ def main(arguments: list[str]) -> int:
     steps, solver = args.steps or model.config.sampling_steps, str(args.solver or model.config.solver)
     console.print(f"{n} samples in {steps} steps of {solver}: {model.evaluations} evaluations each.")
     shown, how = model.displayed(pictures), {"seed": args.seed, "solver": solver, "steps": steps, "guidance": args.guidance}
-    how |= {"run": model.path, "images": model.images, "weights": "raw" if args.raw else "averaged"}
+    how |= {"run": run.path.resolve().name, "images": model.images, "weights": "raw" if args.raw else "averaged"}
     text = {name: str(value) for name, value in how.items()} | ({"label": args.label} if args.label else {})
+    if moved := picture.set_aside(out, args.seed, text):
+        console.print(moved, markup=False)
     made = picture.save_samples(pictures, shown, out, args.seed, first, text)
     if args.only is None:
         made = [out / f"s{args.seed}-grid.png"]
@@ -88,10 +93,10 @@ def main(arguments: list[str]) -> int:
         picture.gif([picture.grid(frame) for frame in frames], made[-1], scale=1)
     if args.npy is not None:
         made.append(args.npy)
-        with open(args.npy, "wb") as file:
+        with picture.whole_file(args.npy) as file:
             np.save(file, pictures, allow_pickle=False)
     for path in made:
         console.print(str(path), markup=False)
-    if args.copies:
-        console.print(memory.copies(model, pictures).sentence())
+    if originals:
+        console.print(neighbours.copies(pictures, *originals).sentence())
     return 0

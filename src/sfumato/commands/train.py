@@ -8,12 +8,10 @@ from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
-from rich.markup import escape
 from torch import nn
 
-from .. import recipes, trainer
+from .. import flags, recipes, trainer
 from ..config import Config, builtins, checked
-from ..data import open_source
 from ..errors import unknown
 from ..model import Model
 from ..run import Run
@@ -22,9 +20,9 @@ from ..training.watch import Bar
 
 @dataclasses.dataclass
 class Arguments:
-    data: tyro.conf.Positional[str]
+    data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA", help_behavior_hint="")] = ""
     """A folder of images or of class folders, an idx(.gz) or .npy file, or the word digits."""
-    config: tyro.conf.OmitArgPrefixes[Config]
+    config: tyro.conf.OmitArgPrefixes[Config] = dataclasses.field(default_factory=Config)
     run: Path | None = None
     """The run folder; runs/DATA-RECIPE unless said."""
     recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "default"
@@ -37,8 +35,8 @@ class Arguments:
 
 def main(arguments: list[str]) -> int:
     name = _recipe_name(arguments)
-    default = Arguments(tyro.MISSING, recipes.recipe(name), recipe=name)
-    args = tyro.cli(Arguments, default=default, args=arguments, prog="sfumato train", description=__doc__)
+    default = Arguments(config=recipes.recipe(name), recipe=name)
+    args = flags.parse(default, arguments, "sfumato train", __doc__ or "")
     if args.dry_run:
         plan = trainer.prepare(args.data, args.config)
         config = plan.config if plan.config.time else trainer.budget(plan.config, lambda: 0.0)
@@ -66,14 +64,12 @@ def run_training(
         for name in options.keys() - raw.keys():
             raise unknown("setting", name, raw)
         config = checked(raw | options)
-    folder = Run.of(run or Path("runs") / f"{open_source(data).name}-{recipe}")
-    name = f"[bold]{escape(str(folder.path))}[/bold]"
-    console.print(name)
+    folder = None if run is None else Run.of(run)
     with Bar(console) as bar:
-        model = trainer.train(data, config, folder, net, [bar], bar.say, device)
+        model = trainer.train(data, config, folder, net, [bar], bar.say, device, recipe)
     if model.images < (model.config.images or 0):
         console.print(f"Stopped and saved after {model.images:,} images. Type the same command again to go on.")
-    console.print(f"{name}: {model.images:,} images seen. Draw from it: sfumato sample {escape(str(folder.path))}")
+    console.print(f"{model.path}: {model.images:,} images seen. Draw from it: sfumato sample {model.path}", markup=False)
     return model
 
 

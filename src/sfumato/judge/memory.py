@@ -1,20 +1,23 @@
-"""Has a model learned, or memorised? Its samples against the pictures it was trained on."""
+"""Has a model learned, or memorised? What its samples are compared with."""
 
 import numpy as np
 
 from .. import trainer
 from ..errors import UserError
 from ..model import Model
-from .metrics import neighbours
 
 
-def copies(model: Model, pictures: np.ndarray) -> neighbours.Copies:
-    """How many samples (N, H, W, C) are nearer to a training image than held-out images are.
+def originals(model: Model) -> tuple[np.ndarray, np.ndarray]:
+    """The pictures (N, H, W, C) that a model was trained on, and those held out.
 
-    Raises UserError if the pictures of the run are no longer where they were, or none were held out.
+    Raises UserError if they are no longer where they were, or none were held out.
     """
-    plan = trainer.prepare(model.facts.data, model.config)
+    if not model.facts.held_out:
+        raise UserError("Copies are judged against held-out pictures, and this run held none out.")
+    try:
+        plan = trainer.prepare(model.facts.data, model.config)
+    except UserError as error:
+        raise UserError(f"The pictures that {model.path} was trained on cannot be read. {error}") from None
     if plan.facts.fingerprint != model.facts.fingerprint:
         raise UserError(f"{model.facts.data} no longer holds the pictures that {model.path} was trained on.")
-    train, held_out = (part.array.transpose(0, 2, 3, 1) for part in (plan.train, plan.held_out))
-    return neighbours.copies(pictures, train, held_out)
+    return plan.train.array.transpose(0, 2, 3, 1), plan.held_out.array.transpose(0, 2, 3, 1)

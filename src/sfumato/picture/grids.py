@@ -10,6 +10,7 @@ from ..errors import UserError
 from .pixels import to_pil
 
 Colour = int | tuple[int, int, int]
+PAPER = 208  # a light gray: neither white pictures nor black ones melt into it, and an empty place does not glare
 
 
 def grid(
@@ -17,7 +18,7 @@ def grid(
     columns: int | None = None,
     scale: int | None = None,
     gap: int | None = None,
-    background: Colour = 255,
+    background: Colour = PAPER,
     titles: Sequence[str] | None = None,
 ) -> Image.Image:
     """Images (N, H, W, C) in rows, read like a page.
@@ -39,7 +40,7 @@ def strip(
     captions: Sequence[str] | None = None,
     scale: int | None = None,
     gap: int | None = None,
-    background: Colour = 255,
+    background: Colour = PAPER,
 ) -> Image.Image:
     """The stages (S, H, W, C) of one image in a row, a caption such as 't = 0.75' under each; options as in `grid`.
 
@@ -56,7 +57,7 @@ def sheet(
     columns: int | None = None,
     scale: int | None = None,
     gap: int | None = None,
-    background: Colour = 255,
+    background: Colour = PAPER,
 ) -> Image.Image:
     """Labelled rows of images (N, H, W, C) one above another: real against generated, raw against averaged weights.
 

@@ -38,19 +38,15 @@ def to_uint8(array: np.ndarray, low: float | None = None, high: float | None = N
 def to_pil(array: np.ndarray) -> Image.Image:
     """The 8-bit picture of one image (H, W, C): what each number of channels looks like is decided here.
 
-    C = 1 is gray ('L'), 3 is 'RGB', 2 is red and green with a zero blue, and 4 or more are tiled side by side in gray,
-    so that the picture is C * W wide. Values as in `to_uint8`. Raises UserError for any other shape.
+    C = 3 is 'RGB'; any other channels stand side by side in gray ('L'), so that the picture is C * W wide. Values as in
+    `to_uint8`. Raises UserError for any other shape.
     """
     array = np.asarray(array)
     if array.ndim != 3 or 0 in array.shape:
         raise UserError(f"An image has the shape (height, width, channels), none of them 0; found {array.shape}.")
     height, width, channels = array.shape
     pixels = to_uint8(array)  # (H, W, C)
-    if channels == 1:
-        return Image.fromarray(np.ascontiguousarray(pixels[:, :, 0]))
-    if channels == 2:
-        pixels = np.concatenate([pixels, np.zeros_like(pixels[:, :, :1])], axis=2)  # (H, W, 3)
-    if channels <= 3:
+    if channels == 3:
         return Image.fromarray(np.ascontiguousarray(pixels))
     return Image.fromarray(pixels.transpose(0, 2, 1).reshape(height, channels * width))
 

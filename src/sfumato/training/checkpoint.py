@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from errno import ENOENT
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def load(path: Path, names: tuple[str, ...] | None = None) -> Checkpoint:
         state = json.loads((path / "state.json").read_text())
         digests, tensors = state["digests"], {}
         if not isinstance(state["images"], int) or not set(names or ("model", "ema", "optimizer")) <= digests.keys():
-            raise ValueError("incomplete")
+            raise ValueError
         for name, digest in digests.items():
             if names is not None and name not in names:
                 continue
@@ -69,8 +70,10 @@ def load(path: Path, names: tuple[str, ...] | None = None) -> Checkpoint:
             if _digest(file) != digest:
                 raise Broken(f"{file} is not what was written (truncated or altered)")
             tensors[name] = load_file(file)
-    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise Broken(f"{path} cannot be read ({type(error).__name__}: {error})") from None
+    except OSError as error:
+        raise Broken(f"{error.filename} {'is missing' if error.errno == ENOENT else 'cannot be read'}") from None
+    except (KeyError, ValueError, TypeError, AttributeError):
+        raise Broken(f"{path / 'state.json'} is not what was written (truncated or altered)") from None
     return Checkpoint(path, tensors, state)
 
 
@@ -94,7 +97,7 @@ def newest(folder: Path, names: tuple[str, ...] | None = None) -> Checkpoint | N
         return Checkpoint(found.path, found.tensors, found.state, tuple(notes))
     if notes:
         raise UserError(
-            f"No checkpoint in {folder} is whole: {notes[0].split(';')[0]}. Train again into a new folder: --run NEW."
+            f"No checkpoint in {folder} is whole: {notes[0].split(';')[0]}. Train again into a new folder (--run NEW)."
         )
     return None
 

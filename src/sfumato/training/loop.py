@@ -263,5 +263,5 @@ def refuse_nonfinite(state: State, config: Config) -> None:
     if not (state.tally.sum() + state.grad_norm.to(state.tally.device)).isfinite():
         raise UserError(
             f"The loss stopped being a number after {state.images:,} images; what was saved before is untouched. "
-            f"Try a lower rate, --lr {config.lr / 3:.1g}, or --precision float32, in a new folder: --run NEW."
+            f"Try a lower rate (--lr {config.lr / 3:.1g}) or --precision float32, in a new folder (--run NEW)."
         )
