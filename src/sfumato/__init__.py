@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
-    "config", "data", "denoisers", "draws", "errors", "guides", "judge", "losses", "model", "nets", "picture", "recipes",
-    "run", "samplers", "schedules", "spec", "toy", "trainer", "training",
+    "config", "data", "denoisers", "draws", "errors", "guides", "interop", "judge", "losses", "model", "nets", "picture",
+    "recipes", "run", "samplers", "schedules", "spec", "toy", "trainer", "training",
 }  # fmt: skip
 
 

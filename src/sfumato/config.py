@@ -49,6 +49,14 @@ def height_width(text: str) -> tuple[int, int]:
     return sides[0], sides[-1]
 
 
+def low_high(text: str) -> tuple[float, float]:
+    """`0,1` is a range."""
+    low, high = (float(end) for end in text.split(","))
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(f"'{text}' does not rise from a number to a number")
+    return low, high
+
+
 def _flag(read: Any, metavar: str, show: Any = str) -> Any:
     """A flag of one word, read by a function; 'none' is None."""
     return PrimitiveConstructorSpec(
@@ -69,6 +77,7 @@ MaybePositive = Annotated[Annotated[float, msgspec.Meta(gt=0, le=1e12)] | None, 
 Channels = Annotated[Annotated[int, msgspec.Meta(ge=1, le=64)] | None, _flag(int, "INT")]
 Side = Annotated[int, msgspec.Meta(ge=4, le=1024)]
 Size = Annotated[tuple[Side, Side] | None, _flag(height_width, "SIZE", lambda s: f"{s[0]}x{s[1]}")]
+Ends = Annotated[tuple[float, float] | None, _flag(low_high, "LOW,HIGH", lambda ends: f"{ends[0]:g},{ends[1]:g}")]
 Choice = Annotated[Spec, _flag(Spec.of, "NAME[:OPTION=VALUE,...]", repr)]
 Positive = Annotated[float, msgspec.Meta(gt=0, le=1e12)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
@@ -83,10 +92,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     data: str  # where the pictures came from
     fingerprint: str  # of all pictures and labels
-    train: int  # how many pictures are trained on
+    train: int  # how many pictures are trained on; 0 where the weights were imported
     held_out: int
     shape: tuple[int, int, int]  # (C, H, W)
-    codec: dict[str, Any]  # low, high, dtype
+    codec: dict[str, Any]  # low, high, dtype, ends
     sigma_data: float  # standard deviation of x0
     label_names: tuple[str, ...] | None = None
     label_counts: tuple[int, ...] | None = None

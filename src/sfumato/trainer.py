@@ -113,6 +113,10 @@ def train(
     device: str | None = None,
 ) -> Model:
     """Train, or go on training, the run at `run`; returns its model. Raises UserError for whatever a person can mend."""
+    if run.started and (there := run.config().facts) is not None and there.train == 0:
+        raise UserError(
+            f"{run.path} holds imported weights, which can be drawn from but not trained on. Name another folder: --run NEW."
+        )
     asked = config
     place = device_named(device)
     plan = prepare(data, config, say, net)

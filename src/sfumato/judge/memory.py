@@ -13,6 +13,8 @@ def copies(model: Model, pictures: np.ndarray) -> neighbours.Copies:
 
     Raises UserError if the pictures of the run are no longer where they were, or none were held out.
     """
+    if model.facts.train == 0:
+        raise UserError(f"{model.path} holds imported weights; the pictures that they were trained on are not known here.")
     plan = trainer.prepare(model.facts.data, model.config)
     if plan.facts.fingerprint != model.facts.fingerprint:
         raise UserError(f"{model.facts.data} no longer holds the pictures that {model.path} was trained on.")

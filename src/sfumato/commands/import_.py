@@ -1,0 +1,45 @@
+"""Make a run of weights that were published as a file: a state_dict saved by torch, or safetensors."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from ..config import Choice, Ends, Size
+from ..interop import import_weights
+
+
+@dataclasses.dataclass
+class Arguments:
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
+    """A state_dict (.pt, .pth), a checkpoint that holds one, or .safetensors."""
+    net: Annotated[Choice | None, tyro.conf.arg(metavar="NAME[:OPTION=VALUE,...]")] = None
+    """simple_unet, maxpool_unet, double_conv_unet or convnext_unet; guessed from the names in the file unless said."""
+    run: Path | None = None
+    """The run folder; runs/ and the file's name unless said."""
+    schedule: Annotated[Choice | None, tyro.conf.arg(metavar="NAME[:OPTION=VALUE,...]")] = None
+    """The noise schedule it was trained with; that of the published account unless said."""
+    size: Size = None
+    """Height and width of the pictures it was trained on; as in the account unless said."""
+    predict: str = "noise"
+    """What the network predicts: noise, image, v, flow or edm."""
+    range: Ends = None
+    """Values of black and white in training, as in 0,1 or -1,1; as in the account unless said."""
+
+
+def main(arguments: list[str]) -> int:
+    args = tyro.cli(Arguments, args=arguments, prog="sfumato import", description=__doc__)
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    run = args.run or Path("runs") / args.file.stem
+    config = import_weights(args.file, run, args.net, args.schedule, args.size, args.predict, args.range)
+    assert config.facts is not None
+    channels, height, width = config.facts.shape
+    low, high = config.facts.codec["ends"]
+    console.print(
+        f"{config.net} for {height}x{width}x{channels} pictures in [{low:g}, {high:g}]; "
+        f"it predicts {config.predict} on the schedule {config.schedule}."
+    )
+    console.print(f"{run}: draw from it with sfumato sample {run}")
+    return 0
