@@ -23,6 +23,19 @@ def test_every_whole_number_comes_back(dtype, bits):
     assert np.array_equal(back.numpy(), stored)
 
 
+def test_other_ends_for_imported_weights():
+    """A network that saw pictures in [0, 1]: no guess below 0 may wrap around in uint8."""
+    codec = AffineCodec((0,) * 3, (255,) * 3, "uint8", [0, 1])
+    assert codec.clip == (0, 1)
+    stored = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(1, 3, -1, -1)
+    x0 = codec.encode(stored)
+    torch.testing.assert_close(x0, stored / 255)
+    assert torch.equal(codec.decode(x0), stored)
+    assert codec.decode(torch.tensor([-0.4, 1.7, 0.5]).view(1, 3, 1, 1)).flatten().tolist() == [0, 255, 128]
+    raw = AffineCodec((0,), (255,), "uint8", (0, 255))
+    assert raw.decode(torch.tensor([77.0, 300.0]).view(1, 1, 1, 2)).flatten().tolist() == [77, 255]
+
+
 @pytest.mark.parametrize(("top", "high"), [(0, 1), (1, 1), (2, 3), (200, 255), (255, 255)])
 def test_the_bits_of_the_maximum_decide(top, high):
     assert AffineCodec.fit(Images(np.full((2, 3, 4, 4), top, np.uint8))).high == (high,) * 3

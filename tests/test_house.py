@@ -34,6 +34,7 @@ ARROWS = {
     "training": {*HEART, "draws", "config", "data", "picture", *BASE},
     "model": {*HEART, "draws", "config", "run", "nets", "data", "picture", "training", *BASE},
     "trainer": {*HEART, "draws", "config", "run", "nets", "data", "picture", "training", "model", *BASE},
+    "interop": {"schedules", "config", "run", "nets", "data", "training", *BASE},
     "judge": {*HEART, "draws", "config", "run", "nets", "data", "picture", "training", "model", "trainer", *BASE},
     "commands": None,  # everything
     "cli": {"errors", "__init__", "commands"},

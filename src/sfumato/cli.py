@@ -1,12 +1,14 @@
 """`sfumato COMMAND ...`: finds the command's file and speaks plainly when something is wrong."""
 
 import importlib
+import keyword
 import sys
 
 COMMANDS = {
     "train": "train a model on images; the same command again resumes",
     "sample": "draw pictures from a trained model",
     "recipes": "list the recipes",
+    "import": "make a run of published weights",
 }
 
 _HELP = "Usage: sfumato COMMAND ...\n\n" + "\n".join(f"  {name:10}{text}" for name, text in COMMANDS.items())
@@ -31,7 +33,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if arguments[0] not in COMMANDS:
             raise unknown("command", arguments[0], COMMANDS)
-        return importlib.import_module(f".commands.{arguments[0]}", __package__).main(arguments[1:])
+        file = arguments[0] + "_" * keyword.iskeyword(arguments[0])
+        return importlib.import_module(f".commands.{file}", __package__).main(arguments[1:])
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")
         return 130

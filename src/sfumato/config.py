@@ -14,7 +14,7 @@ from tyro.conf import Suppress
 from . import flags, schedules
 from .denoisers import C_NOISE, ROWS
 from .errors import UserError, unknown
-from .flags import CHOICE, COUNT, NUMBER, SIZE, TIME
+from .flags import CHOICE, COUNT, ENDS, NUMBER, SIZE, TIME
 from .losses import DISTANCES, WEIGHTS
 from .samplers import SOLVERS
 from .spec import Spec, choose
@@ -30,6 +30,7 @@ MaybePositive = Annotated[Annotated[float, msgspec.Meta(gt=0, le=1e12)] | None, 
 Channels = Annotated[Annotated[int, msgspec.Meta(ge=1, le=64)] | None, COUNT]
 Side = Annotated[int, msgspec.Meta(ge=4, le=1024)]
 Size = Annotated[tuple[Side, Side] | None, SIZE]
+Ends = Annotated[tuple[float, float] | None, ENDS]
 Choice = Annotated[Spec, CHOICE]
 Positive = Annotated[float, msgspec.Meta(gt=0, le=1e12), NUMBER]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1), NUMBER]
@@ -44,10 +45,10 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     data: str  # where the pictures came from
     fingerprint: str  # of all pictures and labels
-    train: int  # how many pictures are trained on
+    train: int  # how many pictures are trained on; 0 where the weights were imported
     held_out: int
     shape: tuple[int, int, int]  # (C, H, W)
-    codec: dict[str, Any]  # low, high, dtype
+    codec: dict[str, Any]  # low, high, dtype, ends
     sigma_data: float  # standard deviation of x0
     label_names: tuple[str, ...] | None = None
     label_counts: tuple[int, ...] | None = None

@@ -68,6 +68,17 @@ def height_width(text: str) -> tuple[int, int]:
     return sides[0], sides[-1]
 
 
+def low_high(text: str) -> tuple[float, float]:
+    """`0,1` is a range."""
+    try:
+        low, high = (number(end) for end in text.split(","))
+    except ValueError:
+        low, high = 0.0, 0.0
+    if low >= high:
+        raise ValueError("two numbers that rise, as in 0,1")
+    return low, high
+
+
 # ---- flags -----------------------------------------------------------------------------------------------------------
 
 
@@ -102,6 +113,7 @@ COUNT = Flag.of(count, "COUNT")
 NUMBER = Flag.of(number, "NUMBER")
 TIME = Flag.of(seconds, "TIME")
 SIZE = Flag.of(height_width, "SIZE", lambda size: f"{size[0]}x{size[1]}")
+ENDS = Flag.of(low_high, "LOW,HIGH", lambda ends: f"{ends[0]:g},{ends[1]:g}")
 CHOICE = Flag.of(Spec.of, "NAME[:OPTION=VALUE,...]", repr)
 
 

@@ -132,6 +132,10 @@ def train(
     asked = settled(config, net)
     source = open_source(data)
     run = run or Run.of(f"runs/{source.name}-{recipe}")
+    if run.started and (there := run.config().facts) is not None and there.train == 0:
+        raise UserError(
+            f"{run.path} holds imported weights, which can be drawn from but not trained on. Name another folder: --run NEW."
+        )
     say(str(run.path))
     plan = _plan(data, source, asked)
     with run.locked():

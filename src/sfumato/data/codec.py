@@ -13,19 +13,21 @@ from .images import DTYPES, Images, chunks
 
 @dataclass(frozen=True)
 class AffineCodec:
-    """x0 = (stored - mid) / half per channel, with mid = (low + high) / 2 and half = (high - low) / 2.
+    """x0 = (stored - mid) / half per channel: low..high becomes the range `ends`, and for [-1, 1] half = (high - low) / 2.
 
     A channel in which low = high has half = 1. The round trip is exact for uint8 and uint16, and exact to rounding
     for float32. Raises UserError if the two ranges do not fit each other.
     """
 
-    low: tuple[float, ...]  # the stored value that becomes -1, one per channel
-    high: tuple[float, ...]  # the stored value that becomes +1
+    low: tuple[float, ...]  # the stored value that becomes ends[0], one per channel
+    high: tuple[float, ...]  # the stored value that becomes ends[1]
     dtype: str  # uint8, uint16 or float32
+    ends: tuple[float, float] = (-1.0, 1.0)  # others for imported weights alone
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "low", tuple(map(float, self.low)))  # JSON brings lists and integers
         object.__setattr__(self, "high", tuple(map(float, self.high)))
+        object.__setattr__(self, "ends", tuple(map(float, self.ends)))
         if self.dtype not in DTYPES:
             raise unknown("type of stored pixels called", self.dtype, DTYPES)
         ordered = all(low <= high for low, high in zip(self.low, self.high, strict=False))
@@ -52,10 +54,10 @@ class AffineCodec:
     @property
     def clip(self) -> tuple[float, float] | None:
         """The range of x0 that stored values can have."""
-        return (-1.0, 1.0)
+        return self.ends
 
     def encode(self, stored: Tensor) -> Tensor:
-        """Stored (B, C, H, W), low..high -> x0 (B, C, H, W) float32 in [-1, 1]."""
+        """Stored (B, C, H, W), low..high -> x0 (B, C, H, W) float32 in the range `ends`."""
         mid, half = self._affine(stored)
         return (stored.to(torch.float32) - mid) / half  # torch has no arithmetic for uint16
 
@@ -73,9 +75,10 @@ class AffineCodec:
         if x.ndim != 4 or x.shape[1] != len(self.low):
             raise ValueError(f"expected (B, {len(self.low)}, H, W), found {tuple(x.shape)}")
         pairs = list(zip(self.low, self.high, strict=True))
-        mid = self._column([(low + high) / 2 for low, high in pairs], x)
-        half = self._column([(high - low) / 2 or 1.0 for low, high in pairs], x)
-        return mid, half
+        width, middle = self.ends[1] - self.ends[0], (self.ends[0] + self.ends[1]) / 2
+        halves = [(high - low) / width or 1.0 for low, high in pairs]
+        mids = [(low + high) / 2 - half * middle for (low, high), half in zip(pairs, halves, strict=True)]
+        return self._column(mids, x), self._column(halves, x)
 
     @staticmethod
     def _column(values: list[float] | tuple[float, ...], x: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ def originals(model: Model) -> tuple[np.ndarray, np.ndarray]:
 
     Raises UserError if they are no longer where they were, or none were held out.
     """
+    if model.facts.train == 0:
+        raise UserError(f"{model.path} holds imported weights; the pictures that they were trained on are not known here.")
     if not model.facts.held_out:
         raise UserError("Copies are judged against held-out pictures, and this run held none out.")
     try:

@@ -13,12 +13,19 @@ from torch import nn
 
 from ..errors import unknown
 from .conditions import Condition
-from .tutorial import SimpleUNet
+from .convnext import ConvNextUNet
+from .tutorial import DoubleConvUNet, MaxPoolUNet, SimpleUNet
 from .unet import UNet
 
 __all__ = ["NETS", "Condition", "build", "names", "options", "parameters"]
 
-NETS: dict[str, Callable[..., nn.Module]] = {"simple_unet": SimpleUNet, "unet": UNet}
+NETS: dict[str, Callable[..., nn.Module]] = {
+    "convnext_unet": ConvNextUNet,
+    "double_conv_unet": DoubleConvUNet,
+    "maxpool_unet": MaxPoolUNet,
+    "simple_unet": SimpleUNet,
+    "unet": UNet,
+}
 
 
 def names() -> list[str]:

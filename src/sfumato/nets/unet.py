@@ -106,6 +106,7 @@ class UNet(nn.Module):
     patch       side of the square of pixels folded into channels at the door: 1 or 2 (or more)
     classes     number of labels, or None for a network that knows no label
     dropout     probability that a feature is dropped in training
+    outputs     1, or 2 for a learned variance beside the prediction
     """
 
     c_noise = "log_snr"  # what the frequencies of its embedding are made for
@@ -121,10 +122,11 @@ class UNet(nn.Module):
         patch: int = 2,
         classes: int | None = None,
         dropout: float = 0.0,
+        outputs: int = 1,
     ):
         super().__init__()
-        if min(width, blocks, patch, *mults) < 1 or not 0 <= dropout < 1:
-            raise ValueError("width, mults, blocks and patch are at least 1, and 0 <= dropout < 1")
+        if min(width, blocks, patch, outputs, *mults) < 1 or not 0 <= dropout < 1:
+            raise ValueError("width, mults, blocks, patch and outputs are at least 1, and 0 <= dropout < 1")
         self.conditions = {} if classes is None else {"label": Condition(classes=classes)}
         self.classes, self.patch, self.multiple = classes, patch, patch * 2 ** (len(mults) - 1)
         emb_width = 4 * width
@@ -152,7 +154,7 @@ class UNet(nn.Module):
             if level > 0:
                 self.ups.append(nn.Conv2d(current, current, 3, padding=1))
         self.norm = GroupNorm(_groups(current), current)
-        self.leave = _zero(nn.Conv2d(current, channels * patch**2, 3, padding=1))
+        self.leave = _zero(nn.Conv2d(current, outputs * channels * patch**2, 3, padding=1))
 
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
         x, crop = pad_to_multiple(x, self.multiple)
@@ -171,8 +173,8 @@ class UNet(nn.Module):
                 h = up(torch.cat((h, states.pop()), 1), emb)
             else:
                 h = up(F.interpolate(h, scale_factor=2.0, mode="nearest"))
-        h = self.leave(F.silu(self.norm(h)))  # (B, C patch^2, H / patch, W / patch)
-        return F.pixel_shuffle(h, self.patch)[..., *crop]  # (B, C, H, W)
+        h = self.leave(F.silu(self.norm(h)))  # (B, kC patch^2, H / patch, W / patch)
+        return F.pixel_shuffle(h, self.patch)[..., *crop]  # (B, kC, H, W)
 
 
 def _groups(channels: int) -> int:

@@ -1,0 +1,194 @@
+"""Weights that others trained: read, made into a run, drawn from; and what is said when that cannot be."""
+
+import argparse
+import os
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import sfumato
+from sfumato import interop, nets
+from sfumato.cli import main
+from sfumato.errors import UserError
+from sfumato.interop import weights
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A network of few weights, not as small as its names would have it, and with codes of time that matter."""
+    torch.manual_seed(0)
+    return nets.build("convnext_unet", 1, dim=8).eval()
+
+
+@pytest.fixture(scope="module")
+def normed(tmp_path_factory):
+    """A network with BatchNorm, whose statistics are not those of a batch of noise, and its file."""
+    torch.manual_seed(0)
+    net = nets.build("double_conv_unet", 3).eval()
+    for name, buffer in net.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            buffer.add_(torch.rand_like(buffer))
+    path = tmp_path_factory.mktemp("published") / "cifar.pt"
+    torch.save({"epoch": 15, "model": {f"module.{name}": tensor for name, tensor in net.state_dict().items()}}, path)
+    return net, path
+
+
+def refused(capsys, *words):
+    """What is said when these arguments are refused: exit code 2, one or two sentences, and nothing written."""
+    before = set(os.listdir())
+    assert main([str(word) for word in words]) == 2
+    said = capsys.readouterr().err.strip()
+    assert said.count("\n") == 0
+    assert set(os.listdir()) == before
+    return said
+
+
+def test_samples_of_an_imported_run_are_those_of_its_network(normed):
+    """Two steps of DDIM by hand, from T = 1000 linear betas, for pictures in [0, 1], against `sfumato sample`."""
+    net, path = normed
+    assert main(["import", str(path)]) == 0
+    assert main(["sample", "runs/cifar", "-n", "2", "--steps", "2", "--solver", "ddim", "--npy", "all.npy"]) == 0
+    alpha_bar = (1 - torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)).cumprod(0)
+    model = sfumato.load("runs/cifar")
+    x = model.start(torch.arange(2), 0)
+    with torch.no_grad():
+        for step, then in ((999, alpha_bar[499]), (499, torch.ones(()))):
+            now = alpha_bar[step]
+            eps = net(x, torch.full((2,), float(step)))
+            x0 = ((x - (1 - now).sqrt() * eps) / now.sqrt()).clamp(0, 1)
+            eps = (x - now.sqrt() * x0) / (1 - now).sqrt()
+            x = (then.sqrt() * x0 + (1 - then).sqrt() * eps).float()
+    expected = (x * 255).round().permute(0, 2, 3, 1)
+    assert expected.std() > 20  # not all black or all white
+    assert np.abs(np.load("all.npy") - expected.numpy()).max() <= 1
+
+
+def test_an_imported_run_samples_as_in_evaluation(normed):
+    """BatchNorm reads its stored statistics and leaves them alone."""
+    net, path = normed
+    interop.import_weights(path, "r")
+    model = sfumato.load("r")
+    alone, together = model.sample(1, steps=2), model.sample(3, steps=2)
+    assert np.abs(alone[0].astype(int) - together[0]).max() <= 1
+    for name, buffer in model.denoiser.net.net.named_buffers():
+        assert torch.equal(buffer, net.get_buffer(name)), name
+
+
+def test_the_account_decides_what_the_file_does_not(small):
+    torch.save(small.state_dict(), "w.pth")
+    config = interop.import_weights("w.pth", "r", "convnext_unet:dim=8")
+    assert (str(config.schedule), config.size, config.predict) == ("linear:steps=200", (28, 28), "noise")
+    assert config.facts.shape == (1, 28, 28)
+    assert config.facts.codec["ends"] == [-1.0, 1.0]
+    for which in ("ema", "model"):
+        model = sfumato.load("r", weights=which)
+        assert model.config == config
+        assert torch.equal(model.denoiser.net.net.enter.weight, small.enter.weight)
+
+
+def test_what_is_said_decides(small):
+    torch.save(small.state_dict(), "w.pt")
+    options = "--net convnext_unet:dim=8 --schedule cosine --size 12x20 --predict v --range 0,2 --run r"
+    assert main(["import", "w.pt", *options.split()]) == 0
+    config = sfumato.load("r").config
+    assert (str(config.schedule), config.size, config.predict) == ("cosine", (12, 20), "v")
+    assert config.facts.codec["ends"] == [0.0, 2.0]
+    assert sfumato.load("r").sample(1, steps=2).shape == (1, 12, 20, 1)
+
+
+@pytest.mark.parametrize("wrap", ["bare", "state_dict", "model", "model_state_dict", "ema", "module.", "_orig_mod.", "half"])
+def test_every_way_to_keep_weights_in_a_file(small, wrap):
+    state = small.state_dict()
+    if wrap.endswith("."):
+        torch.save({wrap + name: tensor for name, tensor in state.items()}, "w.pt")
+    elif wrap == "half":
+        save_file({name: tensor.half() for name, tensor in state.items()}, "w.safetensors")
+    else:
+        torch.save(state if wrap == "bare" else {"epoch": 3, "loss": [0.5], wrap: state}, "w.pt")
+    file = "w.safetensors" if wrap == "half" else "w.pt"
+    interop.import_weights(file, "r", "convnext_unet:dim=8", size=(8, 8))
+    tolerance = {"rtol": 1e-3, "atol": 1e-4} if wrap == "half" else {"rtol": 0, "atol": 0}
+    torch.testing.assert_close(dict(sfumato.load("r").denoiser.net.net.state_dict()), dict(state), **tolerance)
+
+
+@pytest.mark.parametrize("name", interop.PUBLISHED)
+def test_networks_are_known_by_their_names(name, tmp_path):
+    names = {key: torch.zeros(()) for key in weights.expected(weights.Spec(name), 1) if "num_batches" not in key}
+    assert str(weights.guess(names, tmp_path)) == name  # files older than BatchNorm's counters are known too
+    assert weights.best(dict(list(names.items())[5:])) == name
+
+
+def test_a_shorter_table_of_times_brings_its_schedule(normed):
+    net, _ = normed
+    save_file({**net.state_dict(), "time_embed.weight": torch.randn(300, 100)}, "w.safetensors")
+    config = interop.import_weights("w.safetensors", "r")
+    assert str(config.net) == "double_conv_unet:steps=300"
+    assert str(config.schedule) == "linear:steps=300"
+
+
+def test_imported_runs_are_not_trained_on(small, capsys):
+    torch.save(small.state_dict(), "w.pt")
+    interop.import_weights("w.pt", "r", "convnext_unet:dim=8", size=(8, 8))
+    assert "--run NEW" in refused(capsys, "train", "digits", "--run", "r")
+    assert "not known" in refused(capsys, "sample", "r", "-n", "1", "--steps", "1", "--out", "r/out", "--copies")
+
+
+def test_mistakes_about_files(capsys, small, tmp_path):
+    (tmp_path / "text.pt").write_text("hello, this is no file of weights")
+    (tmp_path / "text.safetensors").write_text("hello, this is no file of weights")
+    (tmp_path / "empty.pt").touch()
+    (tmp_path / "folder").mkdir()
+    torch.save(small, "whole.pt")
+    torch.save({"state_dict": small.state_dict(), "args": argparse.Namespace(lr=1)}, "args.pt")
+    torch.save({"epoch": 3, "net": 5}, "other.pt")
+    torch.save([1, 2], "list.pt")
+    torch.save(small.state_dict(), "cut.pt")
+    os.truncate("cut.pt", 3000)
+    assert "found nothing" in refused(capsys, "import", "nowhere.pt")
+    assert "found a folder" in refused(capsys, "import", "folder")
+    for file in ("text.pt", "text.safetensors", "empty.pt", "cut.pt"):
+        assert "cannot be read" in refused(capsys, "import", file)
+    assert "ConvNextUNet" in (said := refused(capsys, "import", "whole.pt"))
+    assert "torch.save(net.state_dict()" in said
+    assert "argparse.Namespace" in refused(capsys, "import", "args.pt")
+    assert "found epoch, net" in refused(capsys, "import", "other.pt")
+    assert "found list" in refused(capsys, "import", "list.pt")
+
+
+def test_mistakes_about_networks(capsys, small, normed):
+    torch.save(small.state_dict(), "w.pt")
+    torch.save({"a.weight": torch.zeros(2)}, "a.pt")
+    torch.save({k: v for k, v in small.state_dict().items() if k != "enter.bias"} | {"extra": torch.zeros(1)}, "near.pt")
+    assert "simple_unet, maxpool_unet, double_conv_unet, convnext_unet" in refused(capsys, "import", "a.pt")
+    assert "The nearest is convnext_unet" in refused(capsys, "import", "near.pt")
+    said = refused(capsys, "import", "near.pt", "--net", "convnext_unet:dim=8")
+    assert "1 are missing (the first is enter.bias) and 1 are not its own (the first is extra)" in said
+    said = refused(capsys, "import", normed[1], "--net", "maxpool_unet")
+    assert "--net double_conv_unet" in said
+    assert "the first is time_embedding.1.weight" in said
+    assert "no network here" in refused(capsys, "import", "a.pt", "--net", "simple_unet")
+    assert "block, dim, mults" in refused(capsys, "import", "w.pt", "--net", "convnext_unet:block=resnet,dim=8")
+    said = refused(capsys, "import", "w.pt")  # its names are those of dim 28
+    assert "time_mlp.0.weight is (32, 8), not (112, 28)" in said
+    assert "published network 'unet'" in refused(capsys, "import", "w.pt", "--net", "unet")
+    assert "Did you mean 'simple_unet'" in refused(capsys, "import", "w.pt", "--net", "simpl_unet")
+
+
+def test_mistakes_about_settings(capsys, small, tmp_path):
+    torch.save(small.state_dict(), "w.pt")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "kept").touch()
+    command = ["import", "w.pt", "--net", "convnext_unet:dim=8"]
+    assert "--run NEW" in refused(capsys, *command, "--run", "there")
+    assert "cosine" in refused(capsys, *command, "--schedule", "cosin")
+    assert "steps" in refused(capsys, *command, "--schedule", "linear:steps=0")
+    assert "noise" in refused(capsys, *command, "--predict", "nois")
+    assert "--size does not fit" in refused(capsys, *command, "--size", "2")
+    for wrong in ("1,0", "1", "a,b"):
+        with pytest.raises(SystemExit, match="2"):  # flags are refused by tyro
+            main([*command, "--range", wrong])
+    assert not (tmp_path / "runs").exists()
+    with pytest.raises(UserError, match="its own"):
+        interop.import_weights("w.pt", "")
