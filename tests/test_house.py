@@ -35,6 +35,7 @@ ARROWS = {
     "model": {*HEART, "draws", "config", "run", "nets", "data", "picture", "training", *BASE},
     "trainer": {*HEART, "draws", "config", "run", "nets", "data", "picture", "training", "model", *BASE},
     "interop": {"schedules", "config", "run", "nets", "data", "training", *BASE},
+    "few": {*HEART, "model", "run", *BASE},
     "judge": {*HEART, "draws", "config", "run", "nets", "data", "picture", "training", "model", "trainer", *BASE},
     "commands": None,  # everything
     "cli": {"errors", "__init__", "commands"},

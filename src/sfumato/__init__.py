@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
-    "config", "data", "denoisers", "draws", "errors", "flags", "guides", "interop", "judge", "losses", "model", "nets",
+    "config", "data", "denoisers", "draws", "errors", "few", "flags", "guides", "interop", "judge", "losses", "model", "nets",
     "picture",
     "recipes", "run", "samplers", "schedules", "spec", "toy", "trainer", "training",
 }  # fmt: skip

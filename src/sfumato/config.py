@@ -17,7 +17,7 @@ from .errors import UserError, unknown
 from .flags import CHOICE, COUNT, ENDS, NUMBER, SIZE, TIME
 from .losses import DISTANCES, WEIGHTS
 from .samplers import SOLVERS
-from .spec import Spec, choose
+from .spec import Spec, choose, make
 
 SCHEMA = 1
 
@@ -75,6 +75,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Network, as in unet:width=96,dropout=0.1."""
     schedule: Choice = Spec("edm")
     """Noise schedule, as in linear:steps=1000."""
+    shift: Positive = 1.0
+    """Noise of the schedule, as a multiple: how much wider the pictures are than those it was made for."""
     predict: str = "edm"
     """What the network predicts: noise, image, v, flow or edm."""
     c_noise: str | None = None
@@ -83,6 +85,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Weight of the loss by noise level, as in min_snr:g=5."""
     distance: Choice = Spec("l2")
     """Distance of the loss: l2, l1 or huber."""
+    variance_weight: Annotated[float, msgspec.Meta(ge=0, le=1e12), NUMBER] = 0.0
+    """Weight of the bound that teaches the network the variance of ddpm's steps, 0.001 as a rule; 0: none is learned."""
     times: Choice = Spec("log_normal")
     """Density of the training times: uniform, steps, log_normal or logit_normal."""
     label_dropout: Share = 0.1
@@ -197,6 +201,11 @@ def _plainly(error: str, raw: dict[str, Any]) -> str:
         return f"{text}."
     found = "x".join(map(str, raw[field])) if field == "size" and isinstance(raw[field], list | tuple) else raw[field]
     return f"{field} does not fit: {text[0].lower()}{text[1:]}, found {found}."
+
+
+def build_schedule(config: Config) -> schedules.Schedule:
+    """The schedule of a config; raises UserError for options that it refuses."""
+    return make(schedules.SCHEDULES, config.schedule, "schedule").shifted(config.shift)
 
 
 def to_json(config: Config) -> str:

@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from . import draws, guides, nets, picture, samplers, schedules
-from .config import Config, Facts
+from . import draws, guides, nets, picture, samplers
+from .config import Config, Facts, build_schedule
 from .data import AffineCodec
 from .denoisers import Denoiser, Denoises
 from .errors import UserError, unknown
@@ -66,6 +66,10 @@ class Model:
         label: str | int | Sequence[str | int] | None = None,
         guidance: float = 1.0,
         interval: tuple[float, float] | None = None,
+        rescale: float = 0.0,
+        worse: "Model | None" = None,
+        threshold: float | None = None,
+        times: Sequence[float] | Tensor | None = None,
         first: int = 0,
         batch: int = 64,
         callback: Callable[[int, float, np.ndarray, np.ndarray], None] | None = None,
@@ -77,6 +81,10 @@ class Model:
         label      a label's name or number, or one for each sample; None draws them as often as the data has them
         guidance   1 is none; above it, samples are more typical of their label and less varied
         interval   the noise levels (low, high), sigma / alpha, between which guidance works; None: everywhere
+        rescale    share of the contrast, 0 to 1, that guidance added and that is taken back
+        worse      guide away from this model instead, one less trained or smaller, of the same pictures and labels
+        threshold  quantile, such as 0.995, of a guess that dynamic thresholding brings into range; None: it is cut off
+        times      falling from noise to 0, instead of so many steps
         batch      how many are drawn at once; it changes nothing in the pictures
         callback   (i, t, pictures, guesses) after each step of each batch, as arrays like the result
         progress   (done, total), in steps of batches
@@ -91,16 +99,21 @@ class Model:
         steps = self.config.sampling_steps if steps is None else steps
         if steps < 1:
             raise UserError(f"A sampler takes at least 1 step, found {steps}.")
+        if not 0 <= rescale <= 1 or not 0 < (1 if threshold is None else threshold) <= 1:
+            raise UserError(f"rescale lies in [0, 1] and threshold in (0, 1]; found {rescale} and {threshold}.")
+        if worse is not None and worse.facts.shape != self.facts.shape:
+            raise UserError(f"The worse model draws pictures of shape {worse.facts.shape}, this one of {self.facts.shape}.")
         if not 0 <= seed < 2**32:
             raise UserError(f"A seed is a whole number from 0 to {2**32 - 1}, found {seed}.")
         solver = Spec.of(self.config.solver if solver is None else solver)
         choose(samplers.SOLVERS, solver, "solver")
         numbers = torch.arange(first, first + n)
-        given: dict[str, Any] = {name: value.to(self._device) for name, value in cond.items()}
+        given: dict[str, Any] = {name: value.to(self.device) for name, value in cond.items()}
         if (drawn := self.label_numbers(label, numbers, seed)) is not None:
-            given["label"] = drawn.to(self._device)
-        guided = self._guided(guidance, interval, bool(given))
-        net, times = self.denoiser.net, self.times(steps)
+            given["label"] = drawn.to(self.device)
+        guided = self._guided(guidance, interval, rescale, worse, bool(given))
+        net, path = self.denoiser.net, [float(t) for t in (self.times(steps) if times is None else times)]
+        steps = len(path) - 1
         before, pictures, total = net.rows, [], len(numbers.split(batch)) * steps  # type: ignore[attr-defined]
         for k, part in enumerate(numbers.split(batch)):
             rows = slice(k * batch, k * batch + len(part))
@@ -111,10 +124,10 @@ class Model:
                 if progress is not None:
                     progress(k * steps + i + 1, total)
 
-            x = self.start(part, seed, times[0].item())
+            x = self.start(part, seed, path[0])
             x0 = samplers.sample(
-                guided, x, solver, times=times, seeds=draws.keys(seed, "sample", part), clip=self.codec.clip,
-                callback=follow, **{name: value[rows] for name, value in given.items()},
+                guided, x, solver, times=path, seeds=draws.keys(seed, "sample", part), clip=self.codec.clip,
+                threshold=threshold, callback=follow, **{name: value[rows] for name, value in given.items()},
             )  # fmt: skip
             pictures.append(self._decoded(x0))
         self.evaluations = (net.rows - before) // n  # type: ignore[attr-defined]
@@ -131,7 +144,7 @@ class Model:
 
         eps is a function of seed and number. The first term matters where a published schedule stops short of noise.
         """
-        eps = draws.normal(draws.keys(seed, "start", numbers.to(self._device)), self.facts.shape)
+        eps = draws.normal(draws.keys(seed, "start", numbers.to(self.device)), self.facts.shape)
         alpha, sigma = self.denoiser.schedule(t)
         return torch.hypot(alpha * self.facts.sigma_data, sigma).item() * eps
 
@@ -162,14 +175,19 @@ class Model:
             return int(label)
         raise unknown("label", str(label), names)
 
-    def _guided(self, guidance: float, interval: tuple[float, float] | None, conditioned: bool) -> Denoises:
+    def _guided(
+        self, guidance: float, interval: tuple[float, float] | None, rescale: float, worse: "Model | None", told: bool
+    ) -> Denoises:
         if guidance == 1:
             return self.denoiser
-        if not conditioned:
+        if worse is not None:
+            guided: Denoises = guides.autoguidance(self.denoiser, worse.denoiser, guidance, rescale)
+        elif not told:
             raise UserError("Guidance needs a label to guide towards, and this model was trained without; leave it at 1.")
-        if self.config.label_dropout == 0:
-            raise UserError("Guidance needs a model that has also learned without labels: train with label_dropout at 0.1.")
-        guided = guides.cfg(self.denoiser, guidance)
+        elif self.config.label_dropout == 0:
+            raise UserError("Guidance needs a model that has also learned without labels; train with --label-dropout 0.1.")
+        else:
+            guided = guides.cfg(self.denoiser, guidance, rescale)
         return guides.interval(guided, self.denoiser, *interval) if interval else guided
 
     def grid(self, n: int = 64, seed: int = 0, **options: Any) -> Image.Image:
@@ -197,7 +215,7 @@ class Model:
         return self.codec.decode(x).cpu().permute(0, 2, 3, 1).contiguous().numpy()  # (B, H, W, C)
 
     @property
-    def _device(self) -> torch.device:
+    def device(self) -> torch.device:
         return next(self.denoiser.net.parameters()).device  # type: ignore[attr-defined]
 
 
@@ -229,6 +247,8 @@ def build_net(config: Config, facts: Facts, net: nn.Module | None = None) -> nn.
         options["classes"] = len(facts.label_names)
     if config.net.name == "unet" and "patch" not in config.net.kw:
         options["patch"] = 1 if max(facts.shape[1:]) < 16 else 2
+    if config.variance_weight and "outputs" not in config.net.kw:
+        options["outputs"] = 2
     return make(nets.NETS, config.net, "network", facts.shape[0], **options)
 
 
@@ -236,7 +256,7 @@ def assemble(net: nn.Module, config: Config, placement: Placement, path: Path | 
     """A Model around a network whose weights are already there."""
     facts = config.facts
     assert facts is not None
-    schedule = make(schedules.SCHEDULES, config.schedule, "schedule")
+    schedule = build_schedule(config)
     ready = Placed(placement.net(net).eval(), placement)
     return Model(Denoiser(ready, schedule, config.predict, config.c_noise, facts.sigma_data), config, path, images)
 

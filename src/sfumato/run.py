@@ -64,6 +64,11 @@ class Run:
         return self.path / "loss.png"
 
     @property
+    def times(self) -> Path:
+        """The times that were tuned to the model, by solver, number of steps and images seen."""
+        return self.path / "times.json"
+
+    @property
     def out(self) -> Path:
         return self.path / "out"
 

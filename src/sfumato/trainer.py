@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from . import draws, nets, schedules
-from .config import BUDGET, FREE, Config, Facts, builtins, checked
+from . import draws, nets
+from .config import BUDGET, FREE, Config, Facts, build_schedule, builtins, checked
 from .data import AffineCodec, Images, gather, held_out, open_source
 from .data.sources import Source
 from .denoisers import LOWEST, Denoiser, made_for
@@ -61,7 +61,7 @@ def settled(config: Config, net: nn.Module | None = None) -> Config:
     else:
         make(nets.NETS, config.net, "network", config.channels or 3)
     make(loop.OPTIMIZERS, config.optimizer, "optimizer", [torch.zeros(1, requires_grad=True)], config.lr)
-    make(schedules.SCHEDULES, config.schedule, "schedule")
+    build_schedule(config)
     make(WEIGHTS, config.weight, "weight", torch.zeros(1), 0.5)
     return config
 
@@ -143,7 +143,7 @@ def train(
             say(reason)
         torch.manual_seed(asked.seed)  # the initial weights
         built = build_net(plan.config, plan.facts, net)
-        schedule = make(schedules.SCHEDULES, asked.schedule, "schedule")
+        schedule = build_schedule(asked)
         say(f"{plan.config.net}: {nets.parameters(built):,} parameters.")
         if plan.config.accumulate > 1 and any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in built.modules()):
             say(
@@ -166,7 +166,7 @@ def train(
 
 def _fit(plan: Plan, run: Run, net: nn.Module, placement: Placement, watchers: Sequence[loop.Watcher], say: Say) -> Model:
     config = plan.config
-    schedule = make(schedules.SCHEDULES, config.schedule, "schedule")
+    schedule = build_schedule(config)
     if schedule.terminal_snr > 1e-3:
         say(
             f"The schedule ends at a signal-to-noise ratio of {schedule.terminal_snr:.2g}: sampling begins from a noise that "
@@ -244,7 +244,7 @@ def _short(value: Any) -> str:
 def _trial(plan: Plan, net: nn.Module) -> Callable[[nn.Module, Placement], None]:
     """One forward and backward pass, as the loop does them, on real pictures; for measuring."""
     config, facts = plan.config, plan.facts
-    schedule = make(schedules.SCHEDULES, config.schedule, "schedule")
+    schedule = build_schedule(config)
     positions = torch.arange(-(-config.batch // config.accumulate))
     codec = AffineCodec(**facts.codec)
 
@@ -253,7 +253,8 @@ def _trial(plan: Plan, net: nn.Module) -> Callable[[nn.Module, Placement], None]
         x0, cond = Stream(plan.train, codec, placement, denoiser.conditions).batch(positions)
         t = torch.full((len(positions),), schedule.time(LOWEST / 6), dtype=torch.float64)
         with placement.autocast():
-            loss = denoising_loss(denoiser, x0, t, torch.zeros_like(x0), config.weight, config.distance, **cond)
+            weights = (config.weight, config.distance, config.variance_weight)
+            loss = denoising_loss(denoiser, x0, t, torch.zeros_like(x0), *weights, **cond)
         loss.mean().backward()
         net.zero_grad(set_to_none=True)
 

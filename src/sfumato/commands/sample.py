@@ -9,7 +9,8 @@ import tyro
 from rich.console import Console
 from rich.progress import Progress, TimeRemainingColumn
 
-from .. import flags, picture
+from .. import few, flags, picture
+from ..config import Ends
 from ..errors import UserError
 from ..judge import memory
 from ..judge.metrics import neighbours
@@ -29,11 +30,21 @@ class Arguments:
     steps: Annotated[int | None, flags.COUNT] = None
     """Steps of the solver; as the run was trained for unless said."""
     solver: Annotated[Spec | None, flags.CHOICE] = None
-    """ddim, ddpm, heun, dpmpp_2m; with options as in ddim:eta=1."""
+    """euler, ddim, ddpm, heun, dpmpp_2m, dpmpp_2m_sde, dpmpp_3m, unipc; with options as in ddim:eta=1."""
     label: str | None = None
     """Name or number of the label that all samples shall have."""
     guidance: Annotated[float, flags.NUMBER] = 1.0
     """Guidance towards the label; 1 is none."""
+    interval: Ends = None
+    """Noise levels, sigma / alpha, between which guidance works, as in 0.2,3; everywhere unless said."""
+    rescale: Annotated[float, flags.NUMBER] = 0.0
+    """Share of the contrast that guidance added and that is taken back, 0 to 1."""
+    worse: Path | None = None
+    """Guide away from this run, one less trained or smaller on the same data, rather than towards the label."""
+    threshold: Annotated[float | None, flags.NUMBER] = None
+    """Quantile of a guess that dynamic thresholding brings into range, such as 0.995; cut off unless said."""
+    tuned: bool = False
+    """Move the times of so many steps to where this model needs them, for few steps; found once, kept in the run folder."""
     only: Annotated[int | None, flags.COUNT] = None
     """Draw only the sample of this number again."""
     out: Path | None = None
@@ -68,14 +79,19 @@ def main(arguments: list[str]) -> int:
     originals = memory.originals(model) if args.copies else None
     if args.label is None and model.labels:
         console.print(f"No label was named: {len(model.labels)} labels are drawn as often as the data has them.")
+    worse = load(args.worse, device=args.device) if args.worse else None
     frames: list[np.ndarray] = []
     n, first = (1, args.only) if args.only is not None else (args.n, 0)
     with Progress(*Progress.get_default_columns()[:-1], TimeRemainingColumn(), console=console, transient=True) as bar:
-        task = bar.add_task("sampling", total=1)
+        task = bar.add_task("tuning" if args.tuned else "sampling", total=1)
+        show = lambda done, total: bar.update(task, completed=done, total=total)
+        times = few.times(model, run, args.steps, args.solver, show) if args.tuned else None
+        bar.update(task, description="sampling")
         pictures = model.sample(
-            n, args.seed, args.steps, args.solver, args.label, args.guidance, first=first, batch=n if args.gif else args.batch,
+            n, args.seed, args.steps, args.solver, args.label, args.guidance, args.interval, args.rescale, worse,
+            args.threshold, times, first, batch=n if args.gif else args.batch,
             callback=(lambda i, t, x, x0: frames.append(model.displayed(x))) if args.gif else None,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=show,
         )  # fmt: skip
     steps, solver = args.steps or model.config.sampling_steps, str(args.solver or model.config.solver)
     console.print(f"{n} samples in {steps} steps of {solver}: {model.evaluations} evaluations each.")

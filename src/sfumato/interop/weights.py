@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from .. import nets, schedules
-from ..config import Config, Facts, checked
+from .. import nets
+from ..config import Config, Facts, build_schedule, checked
 from ..data import AffineCodec
 from ..errors import UserError, unknown
 from ..run import Run
@@ -93,7 +93,7 @@ def import_weights(
             facts=facts,
         )
     )
-    make(schedules.SCHEDULES, config.schedule, "schedule")
+    build_schedule(config)
     checkpoint.save(new.checkpoints, 0, {"model": fitted, "ema": fitted}, {})
     new.write_config(config)
     return new.config()
