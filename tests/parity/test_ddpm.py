@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sfumato import samplers, schedules
+from sfumato import schedules
 from sfumato.denoisers import Denoiser
 from sfumato.spec import Spec
 
@@ -74,8 +74,6 @@ def test_ddpm_clips(diffusers):
 
 def test_ddpm_with_the_other_variances(diffusers):
     """'fixed_large' is `beta`; 'learned_range' is `learned`, mixed by the network's second half of channels."""
-    if not hasattr(samplers, "spread"):
-        pytest.skip("this sfumato's ddpm has the posterior's variance alone")
     plain, noise = exact(LINEAR, "epsilon"), noises(20)
 
     def learned(x, number):

@@ -31,8 +31,6 @@ def test_euler_on_the_straight_path(diffusers):
 
 def test_shift(diffusers):
     """shift = 3 is the schedule shifted by 3: t' = 3 t / (1 + 2 t), where the network knows times of the plain one."""
-    if not hasattr(schedules.Schedule, "shifted"):
-        pytest.skip("this sfumato's schedules cannot be shifted")
     scheduler, shifted = flow_match(diffusers, 15, shift=3.0), FLOW.shifted(3)
     torch.testing.assert_close(scheduler.sigmas.double(), shifted(shifted.grid(15))[1], rtol=1e-6, atol=0)
     denoise = Denoiser(told, FLOW, "flow", c_noise="time").on(shifted)

@@ -4,14 +4,9 @@ import pytest
 import torch
 
 from sfumato.denoisers import Denoiser
-from sfumato.samplers import SOLVERS
 from sfumato.spec import Spec
 
 from .sides import FLOAT32, LINEAR, ROWS, T, agree, exact, gap, noises, of_table, ours, smooth, start, theirs, times_of, widened
-
-
-def needs(solver):
-    return pytest.mark.skipif(solver not in SOLVERS, reason=f"this sfumato has no {solver}")
 
 
 def dpm(diffusers, steps, prediction="epsilon", **options):
@@ -80,7 +75,6 @@ def test_dpmpp_2m_from_pure_noise(diffusers):
     assert FLOAT32 < distance.max() < 2**-12
 
 
-@needs("dpmpp_2m_sde")
 @pytest.mark.parametrize("prediction", ROWS)
 @pytest.mark.parametrize(("steps", "begin"), [(10, 4), (20, 0)])
 def test_dpmpp_2m_sde(diffusers, prediction, steps, begin):
@@ -93,7 +87,6 @@ def test_dpmpp_2m_sde(diffusers, prediction, steps, begin):
     assert gap(found, ours(denoise, start(), "ddpm", times, noise)).max() > 1e-3
 
 
-@needs("unipc")
 @pytest.mark.parametrize("prediction", ROWS)
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_unipc(diffusers, prediction, order):
@@ -119,7 +112,6 @@ def test_unipc(diffusers, prediction, order):
         agree(found[-1:], denoise(found[-2], times[-2])[None], 1e-14)
 
 
-@needs("unipc")
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_unipc_with_their_other_b_of_h(diffusers, order):
     """'bh1', B(h) = h, is another solver wherever two guesses are at work, and has no value at sigma = 0.
