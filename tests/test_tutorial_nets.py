@@ -147,6 +147,16 @@ def test_full_attention_is_its_formula():
     torch.testing.assert_close(attention(x), x + F.conv2d(h, attention.out.weight, attention.out.bias))
 
 
+def test_the_resnet_block_is_scaled_and_shifted_twice():
+    torch.manual_seed(0)
+    block = convnext.ResNetBlock(6, 8, 5)
+    x, time = torch.randn(2, 6, 3, 5), torch.randn(2, 5)
+    codes = F.linear(F.silu(time), block.time_mlp.weight, block.time_mlp.bias).view(2, 4, 8, 1, 1)
+    h = F.silu(F.group_norm(F.conv2d(x, block.conv1.weight, padding=1), 8) * (1 + codes[:, 0]) + codes[:, 1])
+    h = F.silu(F.group_norm(F.conv2d(h, block.conv2.weight, padding=1), 8) * (1 + codes[:, 2]) + codes[:, 3])
+    torch.testing.assert_close(block(x, time), h + F.conv2d(x, block.skip.weight))
+
+
 @pytest.mark.parametrize("size", [(28, 28), (33, 17), (5, 40)])
 @pytest.mark.parametrize("name", OPTIONS)
 def test_any_size_goes_in_and_comes_out(built, name, size):
