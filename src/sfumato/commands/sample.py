@@ -1,6 +1,7 @@
 """Draw pictures from a trained model: a grid, single files, and what else is asked for."""
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -12,9 +13,7 @@ from rich.progress import Progress, TimeRemainingColumn
 from .. import few, flags, picture
 from ..config import Ends
 from ..errors import UserError
-from ..judge import memory
-from ..judge.metrics import neighbours
-from ..model import load
+from ..model import Model, load
 from ..run import Run
 from ..spec import Spec
 
@@ -64,6 +63,15 @@ class Arguments:
     """cpu, cuda, mps; the accelerator if there is one, unless said."""
 
 
+def copies_of(model: Model) -> Callable[[np.ndarray], str]:
+    """pictures -> how many of them are copies; raises UserError at once if that cannot be told."""
+    from ..judge import memory
+    from ..judge.metrics import neighbours  # scikit-learn takes seconds to import
+
+    train, held_out = memory.originals(model)
+    return lambda pictures: neighbours.copies(pictures, train, held_out).sentence()
+
+
 def main(arguments: list[str]) -> int:
     args = flags.parse(Arguments(), arguments, "sfumato sample", __doc__ or "")
     console = Console(highlight=False, soft_wrap=True)
@@ -76,7 +84,7 @@ def main(arguments: list[str]) -> int:
     model = load(run, weights="model" if args.raw else "ema", device=args.device)
     for note in model.notes:
         console.print(note, markup=False)
-    originals = memory.originals(model) if args.copies else None
+    judge = copies_of(model) if args.copies else None
     if args.label is None and model.labels:
         console.print(f"No label was named: {len(model.labels)} labels are drawn as often as the data has them.")
     worse = load(args.worse, device=args.device) if args.worse else None
@@ -113,6 +121,6 @@ def main(arguments: list[str]) -> int:
             np.save(file, pictures, allow_pickle=False)
     for path in made:
         console.print(str(path), markup=False)
-    if originals:
-        console.print(neighbours.copies(pictures, *originals).sentence())
+    if judge:
+        console.print(judge(pictures))
     return 0
