@@ -53,7 +53,7 @@ def test_a_spec_reaches_only_what_its_table_holds():
     with pytest.raises(UserError, match="eta"):
         choose(samplers.SOLVERS, "ddim:ate=1", "solver")
     with pytest.raises(UserError, match="no options"):
-        choose(samplers.SOLVERS, "heun:x=1", "solver")
+        choose(samplers.SOLVERS, "euler:x=1", "solver")
     for wrong in ("os.system", "ddim:t=1", "linear:a"):
         with pytest.raises(UserError):
             choose(samplers.SOLVERS, wrong, "solver")

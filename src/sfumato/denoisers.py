@@ -194,6 +194,8 @@ class Denoiser:
     predict      a row of ROWS: noise, image, v, flow, edm
     c_noise      a row of C_NOISE, fixed with the schedule of training; None: what the network was made for
     sigma_data   standard deviation of x0, used by `edm` alone
+
+    One that means something else overrides `guess`, which everything asks.
     """
 
     def __init__(

@@ -38,8 +38,8 @@ def test_order_of_convergence(solver):
     start = draws.normal(draws.keys(0, "start", range(64)), (2,), torch.float64) * math.exp(2)
     wide = [s for s in ALL.values() if s.log_snr(1.0) <= -4]
     assert len(wide) == len(ALL) - 1  # all but the linear betas of 300 steps, which stop short of it
-    truth = end_point(wide[-1], "unipc", 1280, start)  # at 160 steps within 5e-8 of it
-    ends = {n: [end_point(s, solver, n, start) for s in wide] for n in (20, 40, 80, 160)}
+    truth = end_point(wide[-1], "unipc", 640, start)  # 1/250 of the error of unipc itself at 160 steps
+    ends = {n: [end_point(s, solver, n, start) for s in (wide if n < 80 else wide[:1])] for n in (20, 40, 80, 160)}
     for group in ends.values():
         for end in group:
             torch.testing.assert_close(end, group[0], rtol=0, atol=1e-10)
@@ -217,9 +217,9 @@ def test_the_network_behind_a_row_samples_like_the_exact_denoiser():
         net = exact_net(predict, s)
 
         class Aware(Denoiser):
-            def __call__(self, x_t, t, **cond):
+            def guess(self, x_t, t, **cond):
                 self.net.log_snr = torch.tensor(self.schedule.log_snr(t), dtype=torch.float64)
-                return super().__call__(x_t, t, **cond)
+                return super().guess(x_t, t, **cond)
 
         found = sample(Aware(net, s, predict=predict, c_noise="log_snr", sigma_data=0.7), x, "dpmpp_2m", times=times)
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-8)

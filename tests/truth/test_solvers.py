@@ -195,8 +195,8 @@ def test_beta_variance_is_ddpms_other_choice():
     steps = 50
     s = schedules.linear(steps=steps, beta_start=1e-3, beta_end=0.2)
     betas = torch.linspace(1e-3, 0.2, steps, dtype=torch.float64)
-    i = torch.arange(1, steps)
-    _, _, v, beta = posterior(s, (i + 1) / steps, i.double() / steps)
+    i = torch.arange(1, steps, dtype=torch.float64)
+    _, _, v, beta = posterior(s, (i + 1) / steps, i / steps)
     torch.testing.assert_close(beta, betas[1:], rtol=1e-10, atol=0)
     x0, n = torch.randn(2, 3, 4, dtype=torch.float64).unbind()
     guess = Denoiser(lambda x, c: x0, s, predict="image")

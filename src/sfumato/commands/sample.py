@@ -1,7 +1,6 @@
 """Draw pictures from a trained model: a grid, single files, and what else is asked for."""
 
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -12,8 +11,7 @@ from rich.progress import Progress, TimeRemainingColumn
 
 from .. import few, flags, picture
 from ..config import Ends
-from ..errors import UserError
-from ..model import Model, load
+from ..model import load
 from ..run import Run
 from ..spec import Spec
 
@@ -63,28 +61,19 @@ class Arguments:
     """cpu, cuda, mps; the accelerator if there is one, unless said."""
 
 
-def copies_of(model: Model) -> Callable[[np.ndarray], str]:
-    """pictures -> how many of them are copies; raises UserError at once if that cannot be told."""
-    from ..judge import memory
-    from ..judge.metrics import neighbours  # scikit-learn takes seconds to import
-
-    train, held_out = memory.originals(model)
-    return lambda pictures: neighbours.copies(pictures, train, held_out).sentence()
-
-
 def main(arguments: list[str]) -> int:
     args = flags.parse(Arguments(), arguments, "sfumato sample", __doc__ or "")
     console = Console(highlight=False, soft_wrap=True)
     run = Run.existing(args.run)
     out = args.out or run.out
-    for folder in (out, args.npy.parent if args.npy else out):  # before anything is drawn
-        folder.mkdir(parents=True, exist_ok=True)
-    if args.npy is not None and args.npy.is_dir():
-        raise UserError(f"--npy names a file, as in --npy samples.npy; {args.npy} is a folder.")
+    picture.make_room(out, args.npy)  # before anything is drawn
     model = load(run, weights="model" if args.raw else "ema", device=args.device)
     for note in model.notes:
         console.print(note, markup=False)
-    judge = copies_of(model) if args.copies else None
+    if args.copies:
+        from ..judge import memory  # brings scikit-learn, which takes seconds to import
+
+        originals = memory.originals(model)
     if args.label is None and model.labels:
         console.print(f"No label was named: {len(model.labels)} labels are drawn as often as the data has them.")
     worse = load(args.worse, device=args.device) if args.worse else None
@@ -109,18 +98,13 @@ def main(arguments: list[str]) -> int:
     if moved := picture.set_aside(out, args.seed, text):
         console.print(moved, markup=False)
     made = picture.save_samples(pictures, shown, out, args.seed, first, text)
-    if args.only is None:
-        made = [out / f"s{args.seed}-grid.png"]
-        picture.save_png(made[0], picture.grid(shown), text)
-    if args.gif:
-        made.append(out / f"s{args.seed}-grid.gif")
-        picture.gif([picture.grid(frame) for frame in frames], made[-1], scale=1)
+    if args.only is None or args.gif:
+        name = "grid" if args.only is None else f"{first:05d}-large"
+        made = [*made[: args.only is not None], *picture.save_grid(shown, out / f"s{args.seed}-{name}.png", text, frames)]
     if args.npy is not None:
-        made.append(args.npy)
-        with picture.whole_file(args.npy) as file:
-            np.save(file, pictures, allow_pickle=False)
+        made.append(picture.save_array(args.npy, pictures))
     for path in made:
         console.print(str(path), markup=False)
-    if judge:
-        console.print(judge(pictures))
+    if args.copies:
+        console.print(memory.copies(pictures, *originals).sentence())
     return 0

@@ -5,6 +5,9 @@ import numpy as np
 from .. import trainer
 from ..errors import UserError
 from ..model import Model
+from .metrics.neighbours import copies
+
+__all__ = ["copies", "originals"]
 
 
 def originals(model: Model) -> tuple[np.ndarray, np.ndarray]:

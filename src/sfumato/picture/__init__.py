@@ -4,11 +4,12 @@ Images are (N, H, W, C) or (H, W, C) of uint8, uint16 or float in [-1, 1]; call 
 """
 
 from .curves import loss_curve
-from .files import save_samples, set_aside
+from .files import make_room, save_array, save_grid, save_samples, set_aside
 from .grids import grid, sheet, strip
 from .motion import gif
 from .pixels import save_png, to_pil, to_uint8, whole_file
 
 __all__ = [
-    "gif", "grid", "loss_curve", "save_png", "save_samples", "set_aside", "sheet", "strip", "to_pil", "to_uint8", "whole_file",
+    "gif", "grid", "loss_curve", "make_room", "save_array", "save_grid", "save_png", "save_samples", "set_aside", "sheet",
+    "strip", "to_pil", "to_uint8", "whole_file",
 ]  # fmt: skip

@@ -3,12 +3,24 @@
 import contextlib
 import itertools
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from .pixels import save_png, to_pil
+from ..errors import UserError
+from .grids import grid
+from .motion import gif
+from .pixels import save_png, to_pil, whole_file
+
+
+def make_room(folder: Path, array: Path | None = None) -> None:
+    """Make the folder for samples, and that of the file for their array; raises UserError if that is a folder itself."""
+    for each in (folder, array.parent if array else folder):
+        each.mkdir(parents=True, exist_ok=True)
+    if array is not None and array.is_dir():
+        raise UserError(f"--npy names a file, as in --npy samples.npy; {array} is a folder.")
 
 
 def save_samples(
@@ -26,6 +38,22 @@ def save_samples(
     for path, own, shown in zip(paths, stored, displayed, strict=True):
         save_png(path, own if deep else to_pil(shown), text)
     return paths
+
+
+def save_grid(displayed: np.ndarray, path: Path, text: dict[str, str], frames: Sequence[np.ndarray] = ()) -> list[Path]:
+    """Write (N, H, W, C) uint8 as one picture, and if there are frames of it an animation beside it; return the paths."""
+    save_png(path, grid(displayed), text)
+    if not frames:
+        return [path]
+    gif([grid(frame) for frame in frames], path.with_suffix(".gif"), scale=1)
+    return [path, path.with_suffix(".gif")]
+
+
+def save_array(path: Path, pictures: np.ndarray) -> Path:
+    """Write an array as .npy, whole or not at all."""
+    with whole_file(path) as file:
+        np.save(file, pictures, allow_pickle=False)
+    return path
 
 
 def set_aside(folder: Path, seed: int, text: dict[str, str]) -> str:
