@@ -20,7 +20,7 @@ test: install
 	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --no-cache --check .
 	$(BIN)/mypy --cache-dir=.venv/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 slow: install
 	$(BIN)/python -m pytest -m slow

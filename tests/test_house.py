@@ -40,7 +40,7 @@ ARROWS = {
     "commands": None,  # everything
     "cli": {"errors", "__init__", "commands"},
     "__main__": {"cli"},
-    "__init__": {"commands", "model"},
+    "__init__": {"commands", "model", "spec"},
 }
 
 

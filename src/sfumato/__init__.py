@@ -12,6 +12,8 @@ import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .spec import Spec
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -37,7 +39,7 @@ def train(
     data: Any,
     run: str | Path | None = None,
     recipe: str | None = None,
-    net: "nn.Module | str | None" = None,
+    net: "nn.Module | str | Spec | None" = None,
     device: str | None = None,
     quiet: bool = False,
     **options: Any,
@@ -52,7 +54,7 @@ def train(
     """
     from .commands.train import run_training
 
-    if isinstance(net, str):
+    if isinstance(net, str | Spec):
         options, net = options | {"net": net}, None
     return run_training(data, run, recipe or "default", net, device, quiet, options)
 

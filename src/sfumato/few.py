@@ -18,10 +18,13 @@ from torch import Tensor
 
 from . import samplers
 from .denoisers import Denoises
+from .errors import UserError
 from .model import Model
 from .run import Run, replace_text
 from .schedules import HIGHEST, LOWEST
 from .spec import Spec
+
+RANDOM = ("ddpm", "dpmpp_2m_sde")  # solvers that draw noise of their own
 
 
 @dataclass(frozen=True)
@@ -49,8 +52,11 @@ def tune(
     start         t -> x_t (B, ...), the noise that sampling begins from at t; the same eps whatever t
     evaluations   trials for each time that is moved; each costs as many evaluations of the network as the solver takes
 
-    Deterministic solvers only: the distance is taken picture by picture. By the simplex of Nelder & Mead 1965, in log-SNR.
+    The distance is taken picture by picture, so that a solver that adds noise is refused (UserError). The search is the
+    simplex of Nelder & Mead 1965, in log-SNR.
     """
+    if Spec.of(solver).name in RANDOM:
+        raise UserError(f"Times are tuned to a solver without noise of its own, such as dpmpp_2m; found {solver}.")
     schedule, t_max = denoise.schedule, getattr(denoise, "t_max", 1.0)
     own = schedule.grid(steps, start=t_max)
     truth = samplers.sample(denoise, start(t_max), "unipc", fine, clip=clip, **cond)
@@ -72,12 +78,14 @@ def tune(
     low = max(-6.0, schedule.log_snr(t_max))
     found = minimize(
         cost,
-        torch.linspace(low, 2.0, steps + 1)[:-1].numpy() + 0.5 if steps > 1 else [low],
+        torch.linspace(low + 0.5, 2.5, steps + 1)[:-1].numpy(),
         method="Nelder-Mead",
-        options={"maxfev": total, "xatol": 0.02, "fatol": 1e-5, "initial_simplex": None},
+        options={"maxfev": total, "xatol": 0.02, "fatol": 1e-5},
     )
-    before, best = distance(own), times(found.x)
-    return Tuned(tuple(best.tolist()), before, float(found.fun))
+    before = distance(own)
+    if before <= found.fun:
+        return Tuned(tuple(own.tolist()), before, before)
+    return Tuned(tuple(times(found.x).tolist()), before, float(found.fun))
 
 
 def times(
@@ -103,7 +111,7 @@ def tuned(
     steps: int,
     solver: str | Spec,
     progress: Callable[[int, int], None] = lambda done, total: None,
-    samples: int = 32,
+    samples: int = 16,
 ) -> Tuned:
     """`tune` on samples of a model, of a seed that nobody draws."""
     numbers, seed = torch.arange(samples), 2**32 - 1
