@@ -119,6 +119,23 @@ def test_solvers_by_name(run, solver, capsys):
     assert f"{evaluations} evaluations each" in capsys.readouterr().out
 
 
+def test_what_steers_a_sample_is_told_in_it(run, unlabelled, capsys):
+    drawn = {}
+    ways = ["", "--guidance 3", "--guidance 3 --rescale 0.7", "--guidance 3 --interval 0.5,2", "--threshold 0.9", "--tuned",
+            f"--guidance 2 --worse {run} --raw"]  # fmt: skip
+    for i, words in enumerate(ways):
+        assert typed(f"sample {run} -n 2 --steps 3 --out o{i} --npy a.npy {words}") == 0
+        drawn[words] = np.load("a.npy").tobytes()
+        with Image.open(f"o{i}/s0-00001.png") as image:
+            for word in words.split():
+                if word in ("--rescale", "--interval", "--threshold", "--tuned", "--worse"):
+                    assert word[2:] in image.text
+    assert len({drawn[""], drawn["--tuned"], drawn[ways[-1]]}) == 3  # labels mean little to a model so short in training
+    assert "two numbers that rise" in refused(capsys, "sample", run, "--interval", "2,1")
+    assert "rescale lies in" in refused(capsys, "sample", run, "--rescale", "2")
+    assert "learned" in refused(capsys, "sample", run, "--solver", "ddpm:variance=learned")
+
+
 def test_the_same_command_finishes_then_says_how_to_go_on(run, capsys):
     command = ["train", "digits", "--run", str(run), "--images", "400", "--checkpoint-every", "200", *TINY.split()]
     before = (run / "log.jsonl").read_text()

@@ -167,6 +167,20 @@ def test_accumulation_changes_nothing_but_memory(tmp_path):
     torch.testing.assert_close(*weights, rtol=2e-3, atol=1e-5)
 
 
+def test_the_variance_is_learned_beside_the_prediction(tmp_path):
+    """The network gets a second set of channels, which reach ddpm; shift is noise added at every time."""
+    options = TINY | {"schedule": "linear:steps=50,mended=True", "predict": "v", "times": "steps", "variance_weight": 0.001}
+    model = sfumato.train("digits", tmp_path / "r", images=400, shift=2.0, quiet=True, **options)
+    d = model.denoiser
+    assert d.schedule.log_snr(0.5) == pytest.approx(
+        sfumato.schedules.linear(steps=50, mended=True).log_snr(0.5) - 2 * math.log(2)
+    )
+    x0, fraction = d.guess(torch.zeros(2, 1, 8, 8), 0.5)
+    assert x0.shape == fraction.shape == (2, 1, 8, 8)
+    assert (fraction - 0.5).abs().max() > 1e-4  # it began at 1/2, where the network's output is 0
+    assert sfumato.load(tmp_path / "r").sample(2, solver="ddpm:variance=learned", steps=4).shape == (2, 8, 8, 1)
+
+
 def test_losses_by_band_average_to_the_loss(tmp_path):
     sfumato.train("digits", tmp_path / "r", quiet=True, images=200, log_every=50, **TINY)
     for record in Run(tmp_path / "r").records():

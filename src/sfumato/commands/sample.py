@@ -15,6 +15,8 @@ from ..model import load
 from ..run import Run
 from ..spec import Spec
 
+MORE = ("label", "interval", "rescale", "worse", "threshold", "tuned")  # told in the pictures where they were asked for
+
 
 @dataclasses.dataclass
 class Arguments:
@@ -87,14 +89,13 @@ def main(arguments: list[str]) -> int:
         pictures = model.sample(
             n, args.seed, args.steps, args.solver, args.label, args.guidance, args.interval, args.rescale, worse,
             args.threshold, times, first, batch=n if args.gif else args.batch,
-            callback=(lambda i, t, x, x0: frames.append(model.displayed(x))) if args.gif else None,
-            progress=show,
+            callback=(lambda i, t, x, x0: frames.append(model.displayed(x))) if args.gif else None, progress=show,
         )  # fmt: skip
     steps, solver = args.steps or model.config.sampling_steps, str(args.solver or model.config.solver)
     console.print(f"{n} samples in {steps} steps of {solver}: {model.evaluations} evaluations each.")
     shown, how = model.displayed(pictures), {"seed": args.seed, "solver": solver, "steps": steps, "guidance": args.guidance}
     how |= {"run": run.path.resolve().name, "images": model.images, "weights": "raw" if args.raw else "averaged"}
-    text = {name: str(value) for name, value in how.items()} | ({"label": args.label} if args.label else {})
+    text = {name: str(value) for name, value in how.items()} | {name: str(v) for name in MORE if (v := getattr(args, name))}
     if moved := picture.set_aside(out, args.seed, text):
         console.print(moved, markup=False)
     made = picture.save_samples(pictures, shown, out, args.seed, first, text)
