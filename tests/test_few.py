@@ -48,5 +48,6 @@ def test_a_model_keeps_its_times(tmp_path):
     assert drawn.shape == (3, 8, 8, 1)
     assert model.evaluations == 2
     assert not np.array_equal(drawn, model.sample(3, steps=2))
-    with pytest.raises(ValueError, match="without noise of its own"):
-        few.times(model, run, 2, "ddpm")
+    for noisy in ("ddpm", "dpmpp_2m_sde", "ddim:eta=1", "heun:churn=0.1"):
+        with pytest.raises(ValueError, match="without noise of its own"):
+            few.times(model, run, 2, noisy)

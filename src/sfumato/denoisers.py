@@ -164,7 +164,8 @@ def spread(name: str, v: Tensor, beta: Tensor, fraction: Tensor | None = None) -
     """The log variance of a step back: of `posterior`, of `beta`, or `learned`, f log beta + (1 - f) log v.
 
     v and beta are those of `posterior`; the result has their shape, or with `learned` that of the fraction (B, ...).
-    At s = 0, where the posterior has no width, all are beta's. Nichol & Dhariwal 2021, eq. 15.
+    At s = 0, where the posterior has no width, all are beta's. Raises ValueError for another name, and for `learned`
+    without a fraction. Nichol & Dhariwal 2021, eq. 15.
     """
     if name not in VARIANCES:
         raise unknown("variance", name, VARIANCES)
@@ -247,7 +248,8 @@ class Denoiser:
     def guess(self, x_t: Tensor, t: float | Tensor, **cond: Any) -> tuple[Tensor, Tensor | None]:
         """x0_hat, and the fraction (B, ...) by which `spread` mixes variances, or None from a network of C channels.
 
-        Raises ValueError where noise prediction is asked at alpha = 0: x_t / alpha has no meaning there.
+        Raises ValueError where noise prediction is asked at alpha = 0, where x_t / alpha has no meaning, and for a
+        condition that the network has not declared.
         """
         t = torch.as_tensor(t, dtype=torch.float64, device="cpu")
         alpha, sigma = self.schedule(t)
@@ -277,7 +279,11 @@ class Denoiser:
             classes = getattr(self.conditions.get(name), "classes", None)
             if classes is not None:
                 nulls[name] = torch.full_like(value, classes)
-            elif name in self.conditions:
+            elif name.removesuffix("_given") not in self.conditions:
+                raise ValueError(
+                    f"Guidance needs a network that declares its conditions, to know what 'no {name}' is; this one has none."
+                )
+            else:
                 nulls |= {name: value, f"{name}_given": torch.zeros(len(value), dtype=torch.bool, device=value.device)}
         return nulls
 

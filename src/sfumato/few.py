@@ -24,8 +24,6 @@ from .run import Run, replace_text
 from .schedules import HIGHEST, LOWEST
 from .spec import Spec
 
-RANDOM = ("ddpm", "dpmpp_2m_sde")  # solvers that draw noise of their own
-
 
 @dataclass(frozen=True)
 class Tuned:
@@ -55,11 +53,13 @@ def tune(
     The distance is taken picture by picture, so that a solver that adds noise is refused (UserError). The search is the
     simplex of Nelder & Mead 1965, in log-SNR.
     """
-    if Spec.of(solver).name in RANDOM:
+    chosen = Spec.of(solver)
+    if chosen.name == "ddpm" or chosen.kw.get("eta", chosen.name == "dpmpp_2m_sde") or chosen.kw.get("churn"):
         raise UserError(f"Times are tuned to a solver without noise of its own, such as dpmpp_2m; found {solver}.")
     schedule, t_max = denoise.schedule, getattr(denoise, "t_max", 1.0)
     own = schedule.grid(steps, start=t_max)
-    truth = samplers.sample(denoise, start(t_max), "unipc", fine, clip=clip, **cond)
+    spacing = "uniform" if schedule.steps and fine > schedule.steps else None
+    truth = samplers.sample(denoise, start(t_max), "unipc", times=schedule.grid(fine, spacing, t_max), clip=clip, **cond)
     total, tried = evaluations * steps, iter(range(1, 1_000_000))
 
     def distance(times: Tensor) -> float:
@@ -75,13 +75,10 @@ def tune(
         spread = times(levels)
         return distance(spread) if (spread.diff() < 0).all() else math.inf
 
-    low = max(-6.0, schedule.log_snr(t_max))
-    found = minimize(
-        cost,
-        torch.linspace(low + 0.5, 2.5, steps + 1)[:-1].numpy(),
-        method="Nelder-Mead",
-        options={"maxfev": total, "xatol": 0.02, "fatol": 1e-5},
-    )
+    first = torch.linspace(max(-5.5, schedule.log_snr(t_max)), 2.5, steps + 1, dtype=torch.float64)[:-1]
+    simplex = torch.cat((first[None], first + torch.eye(steps))).numpy()
+    options = {"maxfev": total, "xatol": 0.02, "fatol": 1e-5, "initial_simplex": simplex}
+    found = minimize(cost, first.numpy(), method="Nelder-Mead", options=options)
     before = distance(own)
     if before <= found.fun:
         return Tuned(tuple(own.tolist()), before, before)

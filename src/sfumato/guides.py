@@ -8,6 +8,7 @@ w = 1 is no guidance. With 'worse' the same network not told the condition this 
 guide is again a denoiser, guides nest, and every solver takes them.
 """
 
+import copy
 import math
 from typing import Any
 
@@ -19,10 +20,10 @@ from .schedules import Schedule
 
 
 class Guided:
-    """What all guides share: the schedule and the range of times of the denoiser they wrap."""
+    """What all guides share: the schedule of the denoiser they wrap, and the times at which all they ask are defined."""
 
-    def __init__(self, denoise: Denoises):
-        self.denoise = denoise
+    def __init__(self, denoise: Denoises, *others: Denoises):
+        self.denoise, self.others = denoise, tuple(_on(other, denoise.schedule) for other in others)
 
     @property
     def schedule(self) -> Schedule:
@@ -30,7 +31,13 @@ class Guided:
 
     @property
     def t_max(self) -> float:
-        return getattr(self.denoise, "t_max", 1.0)
+        return min(getattr(each, "t_max", 1.0) for each in (self.denoise, *self.others))
+
+    def on(self, schedule: Schedule) -> "Guided":
+        """The same guide on another schedule."""
+        other = copy.copy(self)
+        other.denoise, other.others = _on(self.denoise, schedule), tuple(_on(each, schedule) for each in self.others)
+        return other
 
     def null(self, cond: dict[str, Any]) -> dict[str, Any]:
         """The conditions of a sample that is told nothing; see Denoiser.null."""
@@ -45,6 +52,10 @@ class Guided:
         raise NotImplementedError
 
 
+def _on(denoise: Denoises, schedule: Schedule) -> Denoises:
+    return denoise if denoise.schedule is schedule else denoise.on(schedule)  # type: ignore[attr-defined]
+
+
 def beyond(better: Tensor, worse: Tensor, guidance: float, rescale: float = 0.0) -> Tensor:
     """worse + w (better - worse), (B, ...); of its standard deviation a share `rescale` is set back to that of `better`.
 
@@ -53,7 +64,8 @@ def beyond(better: Tensor, worse: Tensor, guidance: float, rescale: float = 0.0)
     x0 = worse + guidance * (better - worse)
     if rescale == 0:
         return x0
-    ratio = better.flatten(1).std(1) / x0.flatten(1).std(1).clamp_min(1e-12)  # (B,)
+    own, found = (x.flatten(1).std(1, correction=0) for x in (better, x0))  # (B,)
+    ratio = torch.where(found > 0, own / found.clamp_min(1e-12), 1)
     return (rescale * ratio + (1 - rescale)).reshape(-1, *[1] * (x0.ndim - 1)) * x0
 
 
@@ -92,14 +104,12 @@ class autoguidance(Guided):
     """
 
     def __init__(self, denoise: Denoises, worse: Denoises, guidance: float = 2.0, rescale: float = 0.0):
-        super().__init__(denoise)
-        self.worse, self.guidance, self.rescale = worse, guidance, rescale
-        if worse.schedule is not denoise.schedule:
-            self.worse = worse.on(denoise.schedule)  # type: ignore[attr-defined]
+        super().__init__(denoise, worse)
+        self.guidance, self.rescale = guidance, rescale
 
     def guess(self, x_t: Tensor, t: float | Tensor, **cond: Any) -> tuple[Tensor, Tensor | None]:
         x0, fraction = guess(self.denoise, x_t, t, **cond)
-        return beyond(x0, self.worse(x_t, t, **cond), self.guidance, self.rescale), fraction
+        return beyond(x0, self.others[0](x_t, t, **cond), self.guidance, self.rescale), fraction
 
 
 class interval(Guided):
@@ -110,9 +120,9 @@ class interval(Guided):
     """
 
     def __init__(self, guided: Denoises, plain: Denoises, low: float, high: float):
-        super().__init__(guided)
-        self.plain, self.low, self.high = plain, low, high
+        super().__init__(guided, plain)
+        self.low, self.high = low, high
 
     def guess(self, x_t: Tensor, t: float | Tensor, **cond: Any) -> tuple[Tensor, Tensor | None]:
         inside = self.low <= math.exp(-self.schedule.log_snr(float(t)) / 2) <= self.high
-        return guess(self.denoise if inside else self.plain, x_t, t, **cond)
+        return guess(self.denoise if inside else self.others[0], x_t, t, **cond)

@@ -97,14 +97,15 @@ def denoising_loss(
     x0, eps            (B, ...) clean pictures and N(0, 1) noise
     t                  (B,) times on the CPU
     variance_weight    adds so much of the variational bound, T * `bound_term` from t to t - 1 / T (T = 1000 where the
-                       schedule has no steps), which teaches the network's second C channels the variance and leaves the
-                       first alone: L_hybrid of Nichol & Dhariwal 2021, eq. 16, who take 0.001
+                       schedule has no steps; to t / 2 in the last step, where there is no width to learn), which teaches
+                       the network's second C channels the variance and leaves the first alone: L_hybrid of Nichol &
+                       Dhariwal 2021, eq. 16, who take 0.001 and times drawn uniformly
     """
     t = t.double()
     alpha, sigma = denoiser.schedule(t)
     x_t = diffuse(denoiser.schedule, x0, t, eps)
-    c_in, c_skip, c_out = (per_sample(c, x0) for c in denoiser.row.scales(alpha, sigma, denoiser.sigma_data))
-    output = denoiser.output(c_in * x_t, t, **cond).float()  # (B, kC, ...)
+    c_in, _, c_out = denoiser.row.scales(alpha, sigma, denoiser.sigma_data)
+    output = denoiser.output(per_sample(c_in, x0) * x_t, t, **cond).float()  # (B, kC, ...)
     F_x = output[:, : x0.shape[1]]
     target = denoiser.row.target(x0, eps, per_sample(alpha, x0), per_sample(sigma, x0), denoiser.sigma_data)
     with torch.autocast(x0.device.type, enabled=False):
@@ -113,10 +114,9 @@ def denoising_loss(
         loss = error * factor.to(error.device, error.dtype, non_blocking=True)
         if variance_weight:
             T = denoiser.schedule.steps or 1000
-            s = (t - 1 / T).clamp_min(0)
-            x0_hat = c_skip * x_t + c_out * F_x.detach()
-            widths = fraction(output, x0.shape[1])
-            loss = loss + variance_weight * T * _bound(denoiser.schedule, x0, x0_hat, t, s, "learned", widths)
+            s = torch.maximum(t - 1 / T, t / 2)
+            miss, widths = (F_x - target).detach().float(), fraction(output, x0.shape[1])  # x0_hat - x0 = c_out (F - target)
+            loss = loss + variance_weight * T * _bound(denoiser.schedule, miss, c_out, t, s, "learned", widths)
         return loss
 
 
@@ -128,32 +128,38 @@ def denoising_loss(
 def bound_term(
     denoiser: Denoises, x0: Tensor, t: Tensor, s: Tensor, eps: Tensor, variance: str = "posterior", **cond: Any
 ) -> Tensor:
-    """One draw of the term of a step from t to s < t, (B,) nats a dimension.
+    """One draw of the term of a step from t to s < t, both (B,), in nats a dimension, (B,); eps is N(0, 1) of x0's shape.
 
     s > 0    KL(q(x_s | x_t, x0) || p(x_s | x_t)), both Gaussian with the mean of `posterior` at x0 and at x0_hat
     s = 0    -log p(x0 | x_t), the density of a Gaussian about x0_hat
+
+    variance is one of VARIANCES; raises ValueError for `learned` where none was. Steps of a grid of T want t = i / T in
+    float64, so that the last ends at 0.
     """
     x_t = diffuse(denoiser.schedule, x0, t.double(), eps)
     x0_hat, widths = guess(denoiser, x_t, t.double(), **cond)
-    return _bound(denoiser.schedule, x0, x0_hat, t.double(), s.double(), variance, widths)
+    return _bound(denoiser.schedule, x0_hat - x0, torch.ones_like(t.double()), t.double(), s.double(), variance, widths)
 
 
 def _bound(
-    schedule: Schedule, x0: Tensor, x0_hat: Tensor, t: Tensor, s: Tensor, variance: str, widths: Tensor | None
+    schedule: Schedule, miss: Tensor, scale: Tensor, t: Tensor, s: Tensor, variance: str, widths: Tensor | None
 ) -> Tensor:
+    """The term where x0_hat - x0 is scale (B,) times miss (B, ...); its squares are taken as logarithms in float64."""
+
     def wide(c: Tensor) -> Tensor:
-        return c if c.shape == x0.shape else c.reshape(-1, *[1] * (x0.ndim - 1)).to(x0.dtype).to(x0.device, non_blocking=True)
+        return c if c.shape == miss.shape else c.reshape(-1, *[1] * (miss.ndim - 1)).to(miss.dtype).to(miss.device)
 
     _, b, v, beta = posterior(schedule, t, s)
     last = s == 0  # there q is a point: the terms of its width give way to the normalisation of a density
-    log_q = wide(torch.where(last, -1 - math.log(2 * math.pi), v.log()))
     log_p = wide(spread(variance, v, beta, widths))  # (B, 1, ...), or (B, C, ...) where it was learned
-    squared = wide(torch.where(last, 0.0, v)) + (wide(b) * (x0 - x0_hat)) ** 2
-    return (log_p - log_q - 1 + squared * torch.exp(-log_p)).flatten(1).mean(1) / 2
+    log_q = wide(torch.where(last, -1 - math.log(2 * math.pi), v.log()))
+    width = (wide(torch.where(last, -math.inf, v.log())) - log_p).exp()
+    squared = (wide(2 * (b * scale).abs().log()) - log_p).exp() * miss**2
+    return (log_p - log_q - 1 + width + squared).flatten(1).mean(1) / 2
 
 
-def prior_term(schedule: Schedule, x0: Tensor) -> Tensor:
-    """KL(q(x_1 | x0) || N(0, r^2)), r^2 = alpha_1^2 + sigma_1^2: what sampling's start costs, (B,) nats a dimension."""
+def prior_term(schedule: Schedule, x0: Tensor, sigma_data: float = 1.0) -> Tensor:
+    """KL(q(x_1 | x0) || N(0, r^2)), r^2 = (alpha_1 sigma_data)^2 + sigma_1^2, (B,) nats a dimension: what starting costs."""
     alpha, sigma = (c.item() for c in schedule(1.0))
-    signal, noise = (alpha**2 / (alpha**2 + sigma**2), sigma**2 / (alpha**2 + sigma**2))
-    return ((signal * x0**2).flatten(1).mean(1) + noise - 1 - math.log(noise)) / 2
+    r2 = (alpha * sigma_data) ** 2 + sigma**2
+    return ((alpha * x0).square().flatten(1).mean(1) / r2 + sigma**2 / r2 - 1 - math.log(sigma**2 / r2)) / 2

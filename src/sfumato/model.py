@@ -125,10 +125,15 @@ class Model:
                     progress(k * steps + i + 1, total)
 
             x = self.start(part, seed, path[0])
-            x0 = samplers.sample(
-                guided, x, solver, times=path, seeds=draws.keys(seed, "sample", part), clip=self.codec.clip,
-                threshold=threshold, callback=follow, **{name: value[rows] for name, value in given.items()},
-            )  # fmt: skip
+            try:
+                x0 = samplers.sample(
+                    guided, x, solver, times=path, seeds=draws.keys(seed, "sample", part), clip=self.codec.clip,
+                    threshold=threshold, callback=follow, **{name: value[rows] for name, value in given.items()},
+                )  # fmt: skip
+            except UserError:
+                raise
+            except ValueError as error:
+                raise UserError(f"The solver {solver} cannot draw this. {error}") from error
             pictures.append(self._decoded(x0))
         self.evaluations = (net.rows - before) // n  # type: ignore[attr-defined]
         return np.concatenate(pictures)

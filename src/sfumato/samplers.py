@@ -79,10 +79,14 @@ def ddim(denoise: Denoises, x: Tensor, t: float, s: float, state: State, draw: D
 
     with the v of `posterior`. eta = 0 is deterministic, eta = 1 is `ddpm`. First order.
     """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"ddim takes eta from 0 to 1; found {eta}.")
     if eta and s > t:
         raise ValueError("ddim with eta > 0 adds noise on its way down and cannot follow rising times; use eta = 0.")
     alpha_t, sigma_t, alpha_s, sigma_s = _ends(denoise.schedule, t, s)
     if sigma_t == 0:  # leaving a clean picture, the noise is 0 / 0: take its direction from where the step arrives
+        if alpha_s == 0:
+            raise ValueError("A clean picture cannot be carried to alpha = 0 in one step; give times between.")
         x0 = denoise(alpha_s * x, s)
         return alpha_s * (2 * x - x0), (*state, (t, x0))
     x0 = denoise(x, t)
@@ -101,7 +105,7 @@ def ddpm(denoise: Denoises, x: Tensor, t: float, s: float, state: State, draw: D
 
     Rising times add noise by `renoise`.
     """
-    if s > t:
+    if s >= t:
         return renoise(denoise.schedule, x, t, s, draw), state
     a, b, v, beta = _back(denoise.schedule, t, s)
     x0, fraction = guess(denoise, x, t)
@@ -128,8 +132,11 @@ def heun(
     z_s = z_t + (k_s - k_t) (d_t + d_s) / 2,    d = (z - x0_hat) / k
 
     churn      before the step, where low <= k <= high, k is raised by this share with fresh noise of standard deviation
-               `noise`: their gamma, S_churn / N and at most sqrt(2) - 1; low, high and noise are S_tmin, S_tmax, S_noise
+               `noise`: their gamma, S_churn / N and at most sqrt(2) - 1, here never beyond t_max; low, high and noise are
+               S_tmin, S_tmax and S_noise
     """
+    if churn < 0:
+        raise ValueError(f"churn is a share of at least 0; found {churn}.")
     if churn and s < t and low <= math.exp(-_point(denoise.schedule, t)[2] / 2) <= high:
         raised = denoise.schedule.time(_point(denoise.schedule, t)[2] - 2 * math.log1p(min(churn, math.sqrt(2) - 1)))
         raised = min(raised, getattr(denoise, "t_max", 1.0))
@@ -232,6 +239,8 @@ def dpmpp_2m_sde(denoise: Denoises, x: Tensor, t: float, s: float, state: State,
     if eta and s > t:
         raise ValueError("dpmpp_2m_sde adds noise on its way down and cannot follow rising times; use dpmpp_2m.")
     _, sigma_t, alpha_s, sigma_s = _ends(denoise.schedule, t, s)
+    if s == t:
+        return x, state
     if sigma_s == 0 or eta == 0:
         return dpmpp_2m(denoise, x, t, s, state, draw)
     x0 = denoise(x, t)

@@ -104,8 +104,8 @@ class Schedule:
         log_snr     equal steps of log-SNR, then 0
         steps       the T steps themselves; `steps` is then T or None
 
-        None is the schedule's own choice: karras for edm, trailing for the others. Raises ValueError for fewer than 1
-        step, or for more distinct steps than the schedule has.
+        None is the schedule's own: karras for edm, log_snr for laplace, trailing for the others. Raises ValueError for
+        fewer than 1 step, or for more distinct steps than the schedule has.
         """
         spacing = spacing or self.spacing
         if spacing not in SPACINGS:
@@ -209,7 +209,7 @@ def linear(*, steps: int = 300, beta_start: float = 1e-4, beta_end: float = 0.02
 
 
 def quadratic(*, steps: int = 300, beta_start: float = 1e-4, beta_end: float = 0.02, mended: bool = False) -> Schedule:
-    """Quadratic betas: sqrt(beta_i) in equal steps (Song, Meng & Ermon 2021, appendix D; latent diffusion's 'scaled linear').
+    """Quadratic betas: sqrt(beta_i) in equal steps ('quad' in Song, Meng & Ermon's code of 2021; latent diffusion's 'linear').
 
     `mended` as in `linear`; T = 1000 ends at an SNR of 7.3e-4.
     """
@@ -264,10 +264,10 @@ def flow() -> Schedule:
 def sigmoid(*, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> Schedule:
     """alpha_t^2 = (S(end) - S(y)) / (S(end) - S(start)), y = start + t (end - start), S(y) = 1 / (1 + e^(-y / tau)).
 
-    Jabri et al. 2023, algorithm 1 (`sigmoid_schedule`), without their floor: alpha_1 is exactly 0. Variance preserving.
+    Jabri et al. 2023; in this form Chen 2023, algorithm 1, without its floor: alpha_1 is 0. Variance preserving.
     """
-    if not start < end or tau <= 0:
-        raise ValueError(f"sigmoid needs start < end and tau > 0; found {start}, {end}, {tau}.")
+    if not start < end or tau <= 0 or max(end - start, abs(start), abs(end)) > 700 * tau:
+        raise ValueError(f"sigmoid needs start < end and tau > 0, not too small; found {start}, {end}, {tau}.")
     c = (end - start) / (2 * tau)  # S(a) - S(b) = sinh((a - b) / 2) / (2 cosh(a / 2) cosh(b / 2))
     offset = math.log(math.cosh(start / (2 * tau)) / math.cosh(end / (2 * tau)))
     return Schedule(
@@ -282,8 +282,8 @@ def laplace(*, mean: float = 0.0, scale: float = 0.5) -> Schedule:
     Times drawn uniformly give log-SNRs of a Laplace distribution, most where the picture forms (Hang et al. 2024, table
     1). So little of it lies near the ends that equal steps of t serve sampling badly: the grid is even in log-SNR.
     """
-    if scale <= 0:
-        raise ValueError(f"laplace needs scale > 0; found {scale}.")
+    if not scale >= 0.35:  # below, t = 1 - e^(LOWEST / scale) / 2 is 1 in float64
+        raise ValueError(f"laplace needs a scale of at least 0.35; found {scale}.")
 
     def inverse(log_snr: Tensor) -> Tensor:
         tail = torch.exp(-(log_snr - mean).abs() / scale) / 2

@@ -77,6 +77,9 @@ def test_the_prior_is_the_divergence_from_pure_noise(schedule):
     x0 = torch.tensor([[0.5, -1.0]], dtype=torch.float64)
     expected = kl_divergence(Normal(alpha * x0, sigma), Normal(torch.zeros_like(x0), math.hypot(alpha, sigma))).mean(1)
     torch.testing.assert_close(losses.prior_term(schedule, x0), expected, rtol=1e-7, atol=1e-10)
+    narrow = Normal(torch.zeros_like(x0), math.hypot(0.5 * alpha, sigma))  # where sampling starts for such data
+    expected = kl_divergence(Normal(alpha * x0, sigma), narrow).mean(1)
+    torch.testing.assert_close(losses.prior_term(schedule, x0, 0.5), expected, rtol=1e-7, atol=1e-10)
 
 
 def test_learning_the_variance_finds_the_closed_form():
@@ -106,3 +109,19 @@ def test_learning_the_variance_finds_the_closed_form():
         torch.testing.assert_close(mean, torch.autograd.grad(plain.sum(), head["mean"])[0])  # the mean is not moved by it
     assert slopes[-0.3] < 0 < slopes[0.3]
     assert abs(slopes[0.0]) < 1e-2 * min(-slopes[-0.3], slopes[0.3])
+
+
+@pytest.mark.parametrize("predict", ["v", "edm"])
+def test_learning_the_variance_stays_finite_and_moderate(schedule, predict):
+    """At all times, the very last ones too, where the two widths that it mixes lie far apart."""
+    steps = schedule.steps or 1000
+    t = torch.cat((torch.linspace(1e-6, 1, 2000), 1 / steps * torch.linspace(0.9, 1.1, 101)))
+    x0, eps = torch.randn(2, len(t), 3, generator=torch.Generator().manual_seed(0))
+    width = torch.zeros(len(t), 3, requires_grad=True)
+    d = Denoiser(lambda x, c: torch.cat((torch.zeros_like(x), width), 1), schedule, predict=predict)
+    plain = losses.denoising_loss(d, x0, t, eps, predict)
+    hybrid = losses.denoising_loss(d, x0, t, eps, predict, variance_weight=0.001)
+    (slope,) = torch.autograd.grad(hybrid.sum(), width)
+    assert hybrid.isfinite().all()
+    assert slope.isfinite().all()
+    assert (hybrid > plain - 1e-6).all()  # a divergence, never negative

@@ -80,7 +80,7 @@ def test_autoguidance_goes_on_from_the_worse_through_the_better(w):
     s = schedules.flow()
     guided = guides.autoguidance(Guess(better, s), Guess(worse, schedules.edm()), w)
     torch.testing.assert_close(guided(better, 0.5), worse + w * (better - worse))
-    assert guided.worse.schedule is s
+    assert guided.others[0].schedule is s
     assert torch.equal(samplers.sample(guided, better, steps=1), guided(better, 0.5))
 
 
@@ -101,3 +101,31 @@ def test_guides_nest():
     guided = guides.autoguidance(guides.cfg(d, 2.0), worse, 1.5)
     expected = -2 + 1.5 * ((-1 + 2 * (LABEL + 1.0)) + 2)
     torch.testing.assert_close(guided(torch.zeros(4, 5), 0.5, label=LABEL), expected[:, None].expand(4, 5))
+
+
+def test_guides_start_where_all_that_they_ask_are_defined():
+    s = schedules.cosine()
+    v, noise = (Denoiser(lambda x, c: x, s, predict=predict) for predict in ("v", "noise"))
+    for guided in (guides.autoguidance(v, noise, 2.0), guides.interval(v, noise, 0.1, 1.0)):
+        assert guided.t_max == noise.t_max < v.t_max
+        assert samplers.sample(guided, torch.randn(2, 3), steps=3).isfinite().all()
+
+
+def test_guides_change_their_schedule():
+    better, worse = torch.randn(2, 4, 5)
+    s, other = schedules.flow(), schedules.edm()
+    moved = guides.autoguidance(Guess(better, s), guides.autoguidance(Guess(worse, s), Guess(better, s), 1.0), 2.0).on(other)
+    assert moved.schedule is other
+    assert moved.others[0].schedule is moved.others[0].others[0].schedule is other
+    torch.testing.assert_close(moved(better, 0.5), 2 * better - worse)
+
+
+def test_guidance_without_declared_conditions_is_refused():
+    d = Denoiser(lambda x, c, label: x, schedules.flow(), predict="image")
+    with pytest.raises(ValueError, match="declares its conditions"):
+        guides.cfg(d, 3.0)(torch.zeros(4, 1), 0.5, label=LABEL)
+
+
+def test_rescaling_one_number_changes_nothing():
+    x = torch.randn(2, 4, 1)
+    torch.testing.assert_close(guides.beyond(x[0], x[1], 3.0, 1.0), guides.beyond(x[0], x[1], 3.0))

@@ -294,6 +294,11 @@ def test_dynamic_thresholding(clip):
 def test_solver_options_are_checked():
     with pytest.raises(ValueError, match="order of 1, 2 or 3"):
         sample(mixture(ALL["flow"]), torch.zeros(2, 2), Spec("unipc", order=4))
+    for solver, message in {"ddim:eta=1.5": "from 0 to 1", "heun:churn=-0.1": "at least 0"}.items():
+        with pytest.raises(ValueError, match=message):
+            sample(mixture(ALL["flow"]), torch.zeros(2, 2), solver, steps=3)
+    with pytest.raises(ValueError, match="times between"):
+        sample(mixture(ALL["flow"]), torch.zeros(2, 2), times=[0.0, 1.0])
     for solver in ("dpmpp_2m_sde", "ddim:eta=1"):
         with pytest.raises(ValueError, match="rising times"):
             sample(mixture(ALL["flow"]), torch.zeros(2, 2), solver, times=[0.2, 0.4])
