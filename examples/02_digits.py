@@ -1,4 +1,4 @@
-"""Handwritten digits out of noise: train, draw, look. With its default of 50,000 images this is `make demo` in Python.
+"""Handwritten digits out of noise: train, draw, look. What `make demo` does, in Python.
 
 python examples/02_digits.py [IMAGES] [RUN]
 """

@@ -106,7 +106,7 @@ def budget(config: Config, speed: Callable[[], float]) -> Config:
     elif config.steps is not None:
         images = config.steps * config.batch
     elif config.time is not None:
-        images = int(0.9 * config.time * speed())  # a tenth for the log, grids and checkpoints
+        images = int(0.8 * config.time * speed())  # a fifth for the optimizer, the averages, the log, grids and checkpoints
     else:
         images = min(max(60_000, 40 * facts.train), 1_000_000)
     images = max(config.batch, images // config.batch * config.batch)
