@@ -12,7 +12,7 @@ install: .venv/installed
 	@touch $@
 
 demo: install
-	$(BIN)/sfumato train digits --run runs/demo --time 4m --batch 64
+	$(BIN)/sfumato train digits --run runs/demo --images 36k --batch 64
 	$(BIN)/sfumato sample runs/demo -n 64 --gif --copies
 	@echo "Look at runs/demo/out/s0-grid.png, runs/demo/out/s0-grid.gif and runs/demo/loss.png"
 

@@ -89,6 +89,9 @@ def test_every_parameter_of_the_unet_learns():
         torch.nn.init.normal_(parameter, std=0.1)
     net(torch.randn(3, 1, 8, 8), torch.rand(3), label=torch.arange(3)).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in net.parameters())
+    scale, shift = net.middle[0].block.affine.bias.grad.chunk(2)
+    assert scale.abs().min() > 0
+    assert shift.abs().min() > 0
 
 
 def test_group_norm_is_float32_under_autocast_and_the_formula():

@@ -15,6 +15,7 @@ import torch
 
 import sfumato
 from sfumato import data, draws, trainer
+from sfumato import model as model_module
 from sfumato.config import Config, checked
 from sfumato.errors import UserError
 from sfumato.run import Run
@@ -134,6 +135,28 @@ def stream(**options):
         conditions=["label"],
         **({"flip": True, "label_dropout": 0.3} | options),
     )
+
+
+def test_the_rate_rises_over_a_fiftieth_of_the_budget_unless_said():
+    config = checked(Config(images=10_000, batch=50, rate="constant", lr=1.0))
+    assert [loop.learning_rate(config, images) for images in (0, 50, 150, 9_000)] == pytest.approx([0.25, 0.5, 1.0, 1.0])
+
+
+def test_where_samples_start_and_which_labels_they_get(tmp_path, monkeypatch):
+    """The spread of x_1 where the schedule stops short of noise; labels as often as the data has them; options passed on."""
+    options = TINY | {"schedule": "linear:steps=50", "predict": "v"}
+    model = sfumato.train("digits", tmp_path / "r", images=100, quiet=True, **options)
+    alpha, sigma = (c.item() for c in model.denoiser.schedule(1.0))
+    expected = math.hypot(alpha * model.facts.sigma_data, sigma)
+    assert alpha > 0.5
+    assert model.start(torch.arange(2000), 0).std().item() == pytest.approx(expected, rel=5 / math.sqrt(2 * 128_000))
+    shares = torch.tensor(model.facts.label_counts) / sum(model.facts.label_counts)
+    drawn = torch.bincount(model.label_numbers(None, torch.arange(4000), 0), minlength=10) / 4000
+    torch.testing.assert_close(drawn, shares, rtol=0, atol=5 * math.sqrt(0.1 * 0.9 / 4000))
+    seen, sample = {}, model_module.samplers.sample
+    monkeypatch.setattr(model_module.samplers, "sample", lambda *a, **kw: seen.update(kw) or sample(*a, **kw))
+    model.sample(1, threshold=0.9, steps=1)
+    assert seen["threshold"] == 0.9
 
 
 def test_the_stream_does_not_depend_on_the_batch():

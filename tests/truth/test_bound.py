@@ -125,3 +125,14 @@ def test_learning_the_variance_stays_finite_and_moderate(schedule, predict):
     assert hybrid.isfinite().all()
     assert slope.isfinite().all()
     assert (hybrid > plain - 1e-6).all()  # a divergence, never negative
+
+
+def test_the_hybrid_loss_adds_the_weighted_term():
+    """T times the term of the step to t - 1 / T, on the schedule's own grid."""
+    schedule = ALL["linear-1000"]
+    t = torch.tensor([0.2, 0.5, 0.8, 1.0], dtype=torch.float64)
+    x0, eps = torch.randn(2, 4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    d = Denoiser(lambda x, c: torch.cat((x / 2, x / 3), 1), schedule, predict="v")
+    found = losses.denoising_loss(d, x0, t, eps, variance_weight=0.01) - losses.denoising_loss(d, x0, t, eps)
+    expected = 0.01 * 1000 * losses.bound_term(d, x0, t, t - 1 / 1000, eps, "learned")
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-5)

@@ -182,3 +182,13 @@ def test_exact_denoiser_is_the_score_of_its_density(schedule):
         x = torch.randn(8, 2, dtype=torch.float64, requires_grad=True)
         (score,) = torch.autograd.grad(mixture(schedule).log_prob(x, t).sum(), x)
         torch.testing.assert_close(mixture(schedule)(x, t), (x + sigma**2 * score) / alpha, rtol=1e-9, atol=1e-9)
+
+
+def test_half_way_between_equal_components_their_weights_decide(schedule):
+    """At x_t = 0 components at -1 and 1 are equally far, so that p(k | x_t) is w_k."""
+    exact = toy.Mixture(schedule, torch.tensor([0.2, 0.8]), torch.tensor([[-1.0], [1.0]]), 0.5)
+    for t in levels(schedule, high=4.0, count=5):
+        alpha, sigma = schedule(t)
+        pull = 1 - (alpha * 0.5) ** 2 / ((alpha * 0.5) ** 2 + sigma**2)  # how much of the mean is left in each guess
+        expected = (0.6 * pull).reshape(1, 1)
+        torch.testing.assert_close(exact(torch.zeros(1, 1, dtype=torch.float64), t), expected, rtol=1e-6, atol=1e-9)

@@ -129,3 +129,14 @@ def test_guidance_without_declared_conditions_is_refused():
 def test_rescaling_one_number_changes_nothing():
     x = torch.randn(2, 4, 1)
     torch.testing.assert_close(guides.beyond(x[0], x[1], 3.0, 1.0), guides.beyond(x[0], x[1], 3.0))
+
+
+def test_the_learned_variance_under_guidance_is_that_of_the_better_guess():
+    class Wide(Labelled):
+        def forward(self, x, c_noise, label):
+            return torch.cat((x, super().forward(x, c_noise, label)), 1)
+
+    d = Denoiser(Wide(), schedules.flow(), predict="image")
+    x = torch.randn(4, 5)
+    _, fraction = guides.cfg(d, 3.0).guess(x, 0.5, label=LABEL)
+    torch.testing.assert_close(fraction, ((LABEL + 1.0) / 2)[:, None].expand(4, 5))
