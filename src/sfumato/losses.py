@@ -10,6 +10,9 @@ computed on the network's output F, whose error is that of x0 divided by c_out, 
 
 a difference of logarithms in closed form, finite at both ends. For l2 a weight therefore means the same under every
 parameterization. For l1 and huber, which do not scale quadratically, the parameterization is part of the loss.
+
+The same error also bounds the likelihood: -log p(x0) is at most a sum of such terms over the steps of a sampler, one divergence
+of two Gaussians each (`bound_term`). It is what a network learns the variance of its steps from.
 """
 
 import math

@@ -14,6 +14,9 @@ The deterministic ones solve the probability-flow ODE, which in z = x / alpha an
 (Song et al. 2021; Karras et al. 2022, eq. 4): go straight away from the present guess. No solver asks a schedule for its
 derivative, so that all schedules give the same path. The step that leaves alpha = 0 and the step that reaches sigma = 0
 are of first order, and the latter returns x0_hat itself. Times may also rise: the ODE then runs from picture to noise.
+
+Read `ddim` first, then `ddpm`, which adds noise, and `heun`, which looks ahead; the others look back, and share one
+integral.
 """
 
 import math
