@@ -84,11 +84,11 @@ def test_ddpm_reproduces_the_mixture():
     eps = draws.normal(draws.keys(2, "eps", range(n)), (2,), torch.float64)
     x = sample(target, schedules.diffuse(s, target.draw(n), 1.0, eps), "ddpm", times=s.grid(None, "steps"))
     # the two components overlap; sort samples by which of them is the likelier, here and among true draws
-    for found, true in zip(_summary(x, target), _summary(target.draw(200_000, seed=9), target), strict=True):
+    for found, true in zip(summary(x, target), summary(target.draw(200_000, seed=9), target), strict=True):
         torch.testing.assert_close(found, true, rtol=0, atol=5 * 1.5 / math.sqrt(0.4 * n))
 
 
-def _summary(x, target):
+def summary(x, target):
     likelier = torch.stack(
         [toy.gaussian(target.schedule, m, s[0]).log_prob(x) for m, s in zip(target.means, target.stds, strict=True)]
     )
