@@ -10,6 +10,7 @@ guide is again a denoiser, guides nest, and every solver takes them.
 
 import copy
 import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from .denoisers import Denoises, guess
 from .schedules import Schedule
 
 
-class Guided:
+class Guided(ABC):
     """What all guides share: the schedule of the denoiser they wrap, and the times at which all they ask are defined."""
 
     def __init__(self, denoise: Denoises, *others: Denoises):
@@ -47,9 +48,9 @@ class Guided:
         """x0_hat (B, ...) from x_t (B, ...) at time t, a number or (B,)."""
         return self.guess(x_t, t, **cond)[0]
 
+    @abstractmethod
     def guess(self, x_t: Tensor, t: float | Tensor, **cond: Any) -> tuple[Tensor, Tensor | None]:
         """x0_hat, and the variance's fraction where one was learned: that of the better guess."""
-        raise NotImplementedError
 
 
 def _on(denoise: Denoises, schedule: Schedule) -> Denoises:

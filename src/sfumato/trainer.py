@@ -19,7 +19,7 @@ from .data import AffineCodec, Images, gather, held_out, open_source
 from .data.sources import Source
 from .denoisers import LOWEST, Denoiser, made_for
 from .errors import UserError
-from .losses import WEIGHTS, denoising_loss
+from .losses import WEIGHTS
 from .model import Model, assemble, build_net
 from .run import Run
 from .spec import Spec, make
@@ -253,8 +253,7 @@ def _trial(plan: Plan, net: nn.Module) -> Callable[[nn.Module, Placement], None]
         x0, cond = Stream(plan.train, codec, placement, denoiser.conditions).batch(positions)
         t = torch.full((len(positions),), schedule.time(LOWEST / 6), dtype=torch.float64)
         with placement.autocast():
-            weights = (config.weight, config.distance, config.variance_weight)
-            loss = denoising_loss(denoiser, x0, t, torch.zeros_like(x0), *weights, **cond)
+            loss = loop.loss_of(config, denoiser, x0, t, torch.zeros_like(x0), cond)
         loss.mean().backward()
         net.zero_grad(set_to_none=True)
 

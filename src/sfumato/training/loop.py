@@ -80,7 +80,6 @@ def train(
 ) -> State:
     """Train until `config.images` have been seen or `stop()` says so, saving checkpoints in `folder`."""
     budget, seed, placement = config.images or 0, config.seed, stream.placement
-    terms = (config.weight, config.distance, config.variance_weight)
     tell = lambda kind, record=None: [watcher(Event(kind, state, budget, record)) for watcher in watch]
     log_every, clock = config.log_every or max(config.batch, budget // 200), _Clock(state.images)
     tell("start")
@@ -98,7 +97,7 @@ def train(
             eps = placement.images(draws.normal(keys, x0.shape[1:]))  # drawn where it is needed
             torch.manual_seed(int(draws.words(draws.keys(seed, "dropout", state.images, micro), 1)))  # torch draws its masks
             with placement.autocast():
-                loss = losses.denoising_loss(state.denoiser, x0, t, eps, *terms, **cond)
+                loss = loss_of(config, state.denoiser, x0, t, eps, cond)
             (loss.sum() / config.batch).backward()
             tally(state, loss.detach(), t)
         state.grad_norm = nn.utils.clip_grad_norm_(state.net.parameters(), config.clip or math.inf, foreach=True)
@@ -122,6 +121,12 @@ def train(
     tell("checkpoint")
     tell("end")
     return state
+
+
+def loss_of(config: Config, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: dict[str, Any]) -> Tensor:
+    """The loss of each picture, (B,), that a config asks for; see `losses.denoising_loss`."""
+    terms = (config.weight, config.distance, config.variance_weight)
+    return losses.denoising_loss(denoiser, x0, t, eps, *terms, **cond)
 
 
 def times(density: Spec, denoiser: Denoiser, u: Tensor) -> Tensor:
@@ -162,7 +167,7 @@ def held_out_loss(config: Config, state: State, images: Images, stream: Stream, 
     count, placement = min(count, len(images)), stream.placement
     if count == 0:
         return None
-    total, terms = 0.0, (config.weight, config.distance, config.variance_weight)
+    total = 0.0
     averaged = state.denoiser.with_net(state.ema.net)
     some = draws.shuffle(config.seed, "held-out", torch.arange(count), len(images))  # folders list class after class
     for part in torch.arange(count).split(config.batch):
@@ -170,7 +175,7 @@ def held_out_loss(config: Config, state: State, images: Images, stream: Stream, 
         t = times(config.times, averaged, draws.golden(config.seed, "held-out time", part))
         eps = placement.images(draws.normal(draws.keys(config.seed, "held-out noise", part).to(x0.device), x0.shape[1:]))
         with placement.autocast():
-            loss = losses.denoising_loss(averaged, x0, t, eps, *terms, **cond)
+            loss = loss_of(config, averaged, x0, t, eps, cond)
         total += loss.sum().item()
     return total / count
 
