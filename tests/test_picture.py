@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
+from sfumato.disk import whole_file
 from sfumato.errors import UserError
 from sfumato.picture import curves, gif, grid, loss_curve, save_png, set_aside, sheet, strip, to_pil, to_uint8
 from sfumato.picture.grids import PAPER
-from sfumato.picture.pixels import whole_file
 
 
 def random_images(*shape, seed=0):

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
-    "config", "data", "denoisers", "draws", "errors", "few", "flags", "guides", "interop", "judge", "losses", "model", "nets",
-    "picture", "recipes", "run", "samplers", "schedules", "spec", "toy", "trainer", "training",
+    "config", "data", "denoisers", "disk", "draws", "errors", "few", "flags", "guides", "interop", "judge", "losses", "model",
+    "nets", "picture", "recipes", "run", "samplers", "schedules", "spec", "toy", "trainer", "training",
 }  # fmt: skip
 
 

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from . import samplers
 from .denoisers import Denoises
+from .disk import replace_text
 from .errors import UserError
 from .model import Model
-from .run import Run, replace_text
+from .run import Run
 from .schedules import HIGHEST, LOWEST
 from .spec import Spec
 

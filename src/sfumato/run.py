@@ -14,6 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from .config import Config, from_json, to_json
+from .disk import replace_text
 from .errors import UserError
 
 
@@ -121,13 +122,3 @@ class Run:
             yield
         finally:
             lock.release()
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    sibling = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(sibling, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(sibling, path)

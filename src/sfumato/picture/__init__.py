@@ -7,9 +7,9 @@ from .curves import loss_curve
 from .files import make_room, save_array, save_grid, save_samples, set_aside
 from .grids import grid, sheet, strip
 from .motion import gif
-from .pixels import save_png, to_pil, to_uint8, whole_file
+from .pixels import save_png, to_pil, to_uint8
 
 __all__ = [
     "gif", "grid", "loss_curve", "make_room", "save_array", "save_grid", "save_png", "save_samples", "set_aside", "sheet",
-    "strip", "to_pil", "to_uint8", "whole_file",
+    "strip", "to_pil", "to_uint8",
 ]  # fmt: skip

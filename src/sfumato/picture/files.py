@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from ..disk import whole_file
 from ..errors import UserError
 from .grids import grid
 from .motion import gif
-from .pixels import save_png, to_pil, whole_file
+from .pixels import save_png, to_pil
 
 
 def make_room(folder: Path, array: Path | None = None) -> None:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from ..disk import whole_file
 from ..errors import UserError
 from .grids import enlarged, scale_to
-from .pixels import to_pil, whole_file
+from .pixels import to_pil
 
 _TICKS = 100  # a GIF counts time in hundredths of a second
 _LEAST = 2  # and browsers slow down a frame that is shown for less than two of them

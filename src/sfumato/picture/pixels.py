@@ -1,16 +1,13 @@
 """Arrays into pixels: the one saturating conversion to 8 bits, and files that appear whole or not at all."""
 
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
-from typing import BinaryIO
-from uuid import uuid4
+from collections.abc import Mapping
 
 import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from ..disk import whole_file
 from ..errors import UserError
 
 
@@ -65,16 +62,3 @@ def save_png(path: str | os.PathLike[str], image: np.ndarray | Image.Image, text
         chunks.add_text(key, value)
     with whole_file(path) as file:
         image.save(file, format="PNG", pnginfo=chunks)
-
-
-@contextmanager
-def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A temporary sibling of `path`, open for writing, renamed to it when the block ends well and removed when not."""
-    path = Path(path)
-    temporary = path.with_name(f".{uuid4().hex}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -5,7 +5,6 @@ import copy
 import hashlib
 import json
 import math
-import os
 import platform
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..disk import cache_folder, replace_text
 from ..errors import UserError
 
 
@@ -82,13 +82,6 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def cache_folder() -> Path:
-    """SFUMATO_CACHE, else sfumato/ in the user's cache folder."""
-    if folder := os.environ.get("SFUMATO_CACHE"):
-        return Path(folder)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sfumato"
-
-
 def choose(
     step: Callable[[nn.Module, Placement], None], net: nn.Module, device: torch.device, asked: str, name: str
 ) -> Placement:
@@ -108,9 +101,7 @@ def choose(
         known = _read(file) | {key: {"precision": best.precision, "channels_last": best.channels_last}}
         with contextlib.suppress(OSError):  # a cache that cannot be written costs a measurement next time, no more
             file.parent.mkdir(parents=True, exist_ok=True)
-            sibling = file.with_name(f".{file.name}.{os.getpid()}")
-            sibling.write_text(json.dumps(known, indent=1))
-            os.replace(sibling, file)
+            replace_text(file, json.dumps(known, indent=1))
     return Placement(device, **known[key])
 
 
