@@ -8,6 +8,7 @@ COMMANDS = {
     "train": "train a model on images; the same command again resumes",
     "sample": "draw pictures from a trained model",
     "recipes": "list the recipes",
+    "cache": "list or clear what is kept to be faster the next time",
     "import": "make a run of published weights",
 }
 

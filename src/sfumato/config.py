@@ -14,7 +14,7 @@ from tyro.conf import Suppress
 from . import flags, schedules
 from .denoisers import C_NOISE, ROWS
 from .errors import UserError, unknown
-from .flags import CHOICE, COUNT, ENDS, NUMBER, SIZE, TIME
+from .flags import CHOICE, COUNT, ENDS, NUMBER, SIZE, TIME, WINDOW
 from .losses import DISTANCES, WEIGHTS
 from .samplers import SOLVERS
 from .spec import Spec, choose, make
@@ -31,6 +31,7 @@ Channels = Annotated[Annotated[int, msgspec.Meta(ge=1, le=64)] | None, COUNT]
 Side = Annotated[int, msgspec.Meta(ge=4, le=1024)]
 Size = Annotated[tuple[Side, Side] | None, SIZE]
 Ends = Annotated[tuple[float, float] | None, ENDS]
+Window = Annotated[tuple[float, Annotated[float, msgspec.Meta(gt=0)]] | None, WINDOW]
 Choice = Annotated[Spec, CHOICE]
 Positive = Annotated[float, msgspec.Meta(gt=0, le=1e12), NUMBER]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1), NUMBER]
@@ -68,8 +69,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """How other shapes are brought to size: crop, pad or stretch."""
     flip: bool = False
     """Mirror half of the pictures left to right."""
+    strict: bool = False
+    """Refuse to train while a file cannot be read, rather than leave it out."""
+    group: str | None = None
+    """Regular expression on the paths: pictures in which it finds the same stay on one side of the split."""
+    window: Window = None
+    """Level and width at which DICOM and NIfTI are shown, in their units, as in 40,400; as the files say unless said."""
     held_out: Annotated[float, msgspec.Meta(ge=0, le=0.2), NUMBER] = 0.05
-    """Share of the pictures kept for the held-out loss, at most 0.2 (but at least 64 pictures); 0 keeps none."""
+    """Share of the pictures kept for the held-out loss, at most 0.2 (but at least 64 pictures), where the data has no test folder; 0 keeps none."""
 
     net: Choice = Spec("unet")
     """Network, as in unet:width=96,dropout=0.1."""

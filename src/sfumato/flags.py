@@ -79,6 +79,17 @@ def low_high(text: str) -> tuple[float, float]:
     return low, high
 
 
+def level_width(text: str) -> tuple[float, float]:
+    """`40,400` is a window of medical pictures."""
+    try:
+        level, width = (number(part) for part in text.split(","))
+    except ValueError:
+        level, width = 0.0, 0.0
+    if width <= 0:
+        raise ValueError("a level and a width above 0, as in 40,400")
+    return level, width
+
+
 # ---- flags -----------------------------------------------------------------------------------------------------------
 
 
@@ -114,6 +125,7 @@ NUMBER = Flag.of(number, "NUMBER")
 TIME = Flag.of(seconds, "TIME")
 SIZE = Flag.of(height_width, "SIZE", lambda size: f"{size[0]}x{size[1]}")
 ENDS = Flag.of(low_high, "LOW,HIGH", lambda ends: f"{ends[0]:g},{ends[1]:g}")
+WINDOW = Flag.of(level_width, "LEVEL,WIDTH", lambda window: f"{window[0]:g},{window[1]:g}")
 CHOICE = Flag.of(Spec.of, "NAME[:OPTION=VALUE,...]", repr)
 
 

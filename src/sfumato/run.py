@@ -1,11 +1,11 @@
 """The run folder. This file alone knows its layout.
 
-config.json  log.jsonl  loss.png  samples/  out/  checkpoints/000200000/  .lock
+config.json  held_out.txt  log.jsonl  loss.png  samples/  out/  checkpoints/000200000/  .lock
 """
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,6 +86,11 @@ class Run:
     def write_config(self, config: Config) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         replace_text(self.path / "config.json", to_json(config))
+
+    def write_held_out(self, paths: Sequence[str]) -> None:
+        """Keep where the held-out pictures came from, a line each."""
+        shown = (path.encode(errors="backslashreplace").decode() for path in paths)
+        replace_text(self.path / "held_out.txt", "".join(f"{path}\n" for path in shown))
 
     def records(self) -> list[dict[str, Any]]:
         """The lines of the log; a line that was cut off by a crash is left out."""

@@ -15,8 +15,7 @@ from torch import nn
 
 from . import draws, nets
 from .config import BUDGET, FREE, Config, Facts, build_schedule, builtins, checked
-from .data import AffineCodec, Images, gather, held_out, open_source
-from .data.sources import Source
+from .data import AffineCodec, Images, Source, gather, open_source, split
 from .denoisers import LOWEST, Denoiser, made_for
 from .errors import UserError
 from .losses import WEIGHTS
@@ -30,6 +29,7 @@ from .training.device import speed as measured_speed
 from .training.stream import Stream
 
 Say = Callable[[str], None]
+Progress = Callable[[int, int], None]
 
 
 @dataclass
@@ -47,10 +47,15 @@ class Plan:
         return self.config.facts
 
 
-def prepare(data: Any, config: Config, net: nn.Module | None = None) -> Plan:
+def prepare(data: Any, config: Config, net: nn.Module | None = None, progress: Progress | None = None) -> Plan:
     """Read the pictures, split them, and fill in what the config leaves to the data (all but the budget)."""
     config = settled(config, net)
-    return _plan(data, open_source(data), config)
+    return _plan(data, opened(data, config), config, progress)
+
+
+def opened(data: Any, config: Config) -> Source:
+    """The source of what a person typed, as the config's data settings open it."""
+    return open_source(data, config.group, config.window)
 
 
 def settled(config: Config, net: nn.Module | None = None) -> Config:
@@ -66,10 +71,9 @@ def settled(config: Config, net: nn.Module | None = None) -> Config:
     return config
 
 
-def _plan(data: Any, source: Source, config: Config) -> Plan:
-    images = gather(source, size=config.size, channels=config.channels, fit=config.fit)
-    train_part, held_part = held_out(images.hashes, config.held_out)
-    train = images.subset(train_part)
+def _plan(data: Any, source: Source, config: Config, progress: Progress | None = None) -> Plan:
+    images = gather(source, config.size, config.channels, config.fit, config.strict, progress=progress)
+    train, held, said = split(images, config.held_out)
     codec = AffineCodec.fit(images)
     some = draws.shuffle(0, "sigma_data", torch.arange(min(len(train), 10_000)), len(train))
     sigma_data = codec.encode(train.batch(some)["image"]).std().item()
@@ -78,8 +82,8 @@ def _plan(data: Any, source: Source, config: Config) -> Plan:
     facts = Facts(
         data=str(data) if isinstance(data, str | Path) else source.name,
         fingerprint=images.fingerprint,
-        train=len(train_part),
-        held_out=len(held_part),
+        train=len(train),
+        held_out=len(held),
         shape=images.shape,
         codec={"low": list(codec.low), "high": list(codec.high), "dtype": codec.dtype},
         sigma_data=round(sigma_data, 4),
@@ -89,8 +93,9 @@ def _plan(data: Any, source: Source, config: Config) -> Plan:
     reasons = [*images.notes]
     c, h, w = facts.shape
     labels = f", {len(facts.label_names)} labels" if facts.label_names else ", no labels"
+    reasons.append(said)
     reasons.append(f"{facts.train:,} pictures to train on, {facts.held_out:,} held out; {h}x{w}x{c} {codec.dtype}{labels}.")
-    return Plan(msgspec.structs.replace(config, facts=facts), train, images.subset(held_part), reasons)
+    return Plan(msgspec.structs.replace(config, facts=facts), train, held, reasons)
 
 
 def budget(config: Config, speed: Callable[[], float]) -> Config:
@@ -122,6 +127,7 @@ def train(
     say: Say = lambda text: None,
     device: str | None = None,
     recipe: str = "default",
+    reading: Progress | None = None,
 ) -> Model:
     """Train, or go on training, the run at `run`, runs/DATA-RECIPE unless said; returns its model.
 
@@ -130,14 +136,14 @@ def train(
     """
     place = device_named(device)
     asked = settled(config, net)
-    source = open_source(data)
+    source = opened(data, asked)
     run = run or Run.of(f"runs/{source.name}-{recipe}")
     if run.started and (there := run.config().facts) is not None and there.train == 0:
         raise UserError(
             f"{run.path} holds imported weights, which can be drawn from but not trained on. Name another folder: --run NEW."
         )
     say(str(run.path))
-    plan = _plan(data, source, asked)
+    plan = _plan(data, source, asked, reading)
     with run.locked():
         for reason in plan.reasons:
             say(reason)
@@ -193,6 +199,7 @@ def _fit(plan: Plan, run: Run, net: nn.Module, placement: Placement, watchers: S
             f"{config.images:,} images in all, {(config.images or 0) / plan.facts.train:.1f} epochs, batches of {config.batch}."
         )
     run.write_config(config)
+    run.write_held_out(plan.held_out.paths)
     run.rewind_log(state.images)
     codec = AffineCodec(**plan.facts.codec)
     stream = Stream(plan.train, codec, placement, state.denoiser.conditions, config.seed, config.flip, config.label_dropout)

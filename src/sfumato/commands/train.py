@@ -66,7 +66,7 @@ def run_training(
         config = checked(raw | options)
     folder = None if run is None else Run.of(run)
     with Bar(console) as bar:
-        model = trainer.train(data, config, folder, net, [bar], bar.say, device, recipe)
+        model = trainer.train(data, config, folder, net, [bar], bar.say, device, recipe, bar.reading)
     if model.images < (model.config.images or 0):
         console.print(f"Stopped and saved after {model.images:,} images. Type the same command again to go on.")
     console.print(f"{model.path}: {model.images:,} images seen. Draw from it: sfumato sample {model.path}", markup=False)

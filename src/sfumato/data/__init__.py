@@ -1,11 +1,13 @@
 """People's images: a source lists what lies there, `gather` brings it to one shape, a codec to [-1, 1].
 
-open_source(data) -> Source -> gather(source) -> Images -> AffineCodec.fit(images), held_out(images.hashes)
+open_source(data) -> Source -> gather(source) -> Images -> split(images), AffineCodec.fit(images)
 """
 
 from .codec import AffineCodec
-from .images import Images, gather
-from .sources import Item, Source, open_source
-from .splits import held_out
+from .gather import gather
+from .images import Images
+from .source import ArraySource, Item, Picture, Source
+from .sources import open_source
+from .splits import held_out, split
 
-__all__ = ["AffineCodec", "Images", "Item", "Source", "gather", "held_out", "open_source"]
+__all__ = ["AffineCodec", "ArraySource", "Images", "Item", "Picture", "Source", "gather", "held_out", "open_source", "split"]

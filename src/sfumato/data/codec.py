@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError, unknown
-from .images import DTYPES, Images, chunks
+from .images import DTYPES, Images
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,15 @@ class AffineCodec:
         Integers: 0 to 2**b - 1, with b the bits that the maximum over all channels needs, so that 12 bits in a uint16
         file are 12 bits. float32: the minimum and maximum of each channel.
         """
-        array, name = images.array, images.dtype.name
-        parts = list(chunks(len(array), array[0].nbytes))
+        name, channels = images.dtype.name, images.shape[0]
+        if images.ends is None:  # a pack has them already
+            found = [(part.min(axis=(0, 2, 3)), part.max(axis=(0, 2, 3))) for _, part in images.chunks()]
+            images.ends = np.min([low for low, _ in found], 0).tolist(), np.max([high for _, high in found], 0).tolist()
+        low, high = images.ends
         if name != "float32":
-            top = max(int(array[part].max()) for part in parts)
-            bits = max(1, top.bit_length())
-            return cls((0.0,) * array.shape[1], (2.0**bits - 1,) * array.shape[1], name)
-        low = np.min([array[part].min(axis=(0, 2, 3)) for part in parts], axis=0)  # (C,)
-        high = np.max([array[part].max(axis=(0, 2, 3)) for part in parts], axis=0)  # (C,)
-        return cls(tuple(low.tolist()), tuple(high.tolist()), name)
+            bits = max(1, int(max(high)).bit_length())
+            return cls((0.0,) * channels, (2.0**bits - 1,) * channels, name)
+        return cls(tuple(low), tuple(high), name)
 
     @property
     def clip(self) -> tuple[float, float] | None:

@@ -1,180 +1,227 @@
-"""Sources: what a person typed, opened as a list of pictures of any size."""
+"""What a person typed, opened as a source."""
 
+import hashlib
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 
+from ..disk import cache_folder, whole_file
 from ..errors import UserError
-from .arrays import as_pictures, read_npy
-from .decode import SUFFIXES, decode
-from .folders import Found, find, meaning, nothing_found
-from .idx import FILE_NAME, labels_path, looks_like_idx, read_idx, read_labels, short_name, unpacked_start
+from . import names
+from .arrays import as_pictures, open_npy, open_npz
+from .cifar import looks_like_cifar, open_cifar, open_cifar_file, refuse_pickled
+from .decode import SUFFIXES, VOLUMES, is_readable, looks_like_dicom
+from .files import FileSource, Listing
+from .folders import Found, choose_manifest, is_manifest, meaning, nothing_found, shown, sort_out
+from .idx import FILE_NAME, find_pairs, looks_like_idx, open_idx, open_idx_pair, unpacked_start
+from .manifest import grouped, read_dataset_json, read_manifest
+from .source import HELD_OUT, TRAIN, ArraySource, Item, Source
+from .stores import Files, FolderStore, Store, open_store
 
-READ = "a folder of images, a folder of class folders, an idx file, a .npy file, or the word digits"
-
-
-@dataclass(frozen=True)
-class Item:
-    """Where a picture is and what is known about it: a class index, a group that stays on one side, a caption."""
-
-    path: str
-    label: int | None = None
-    group: str | None = None
-    caption: str | None = None
+READ = "a folder of images or of class folders, a zip or tar of one, a manifest, an idx, npy or npz file, or the word digits"
+LISTED = 5_000  # from so many files the listing is kept: sorting a hundred thousand names takes longer than reading them
+EXPECTED = ("dataset", "metadata", "manifest")  # names that are given to manifests and to nothing else
 
 
-class Source(Protocol):
-    """A list of pictures of any size. `decode` is `read` that also tells what had to be changed to read it."""
+def open_source(data: Any, group: str | None = None, window: tuple[float, float] | None = None) -> Source:
+    """The pictures of whatever holds pictures: a path, a named set, a hub name, an array, a tensor, a torch Dataset.
 
-    name: str  # short, for the names of folders
-    kind: str  # folder, class folders, idx, npy, digits, array
-    label_names: tuple[str, ...] | None
-    notes: tuple[str, ...]  # what was found and which rule decided
-
-    def __len__(self) -> int: ...
-    def item(self, i: int) -> Item: ...
-    def read(self, i: int) -> np.ndarray: ...  # (H, W, C) uint8, uint16 or float32
-    def decode(self, i: int) -> tuple[np.ndarray, tuple[str, ...]]: ...
-
-
-class FolderSource:
-    """The image files of a folder, with classes if its subfolders are classes."""
-
-    def __init__(self, root: Path, found: Found, name: str):
-        chosen = meaning(found.images)
-        self.root, self.paths, self.labels = root, chosen.images, chosen.labels
-        self.name, self.label_names = name, chosen.label_names
-        self.kind = "class folders" if chosen.label_names else "folder"
-        self.notes = chosen.notes
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def item(self, i: int) -> Item:
-        """The path is relative to the folder."""
-        return Item(self.paths[i], None if self.labels is None else self.labels[i])
-
-    def read(self, i: int) -> np.ndarray:
-        return self.decode(i)[0]
-
-    def decode(self, i: int) -> tuple[np.ndarray, tuple[str, ...]]:
-        return decode(self.root / self.paths[i])
-
-
-class ArraySource:
-    """Pictures of one shape in an array (N, C, H, W) of uint8, uint16 or float32, perhaps memory-mapped."""
-
-    def __init__(
-        self,
-        array: np.ndarray,
-        name: str,
-        kind: str,
-        labels: np.ndarray | None = None,
-        label_names: tuple[str, ...] | None = None,
-        notes: Sequence[str] = (),
-    ):
-        self.array, self.labels = array, labels
-        self.name, self.kind, self.label_names, self.notes = name, kind, label_names, tuple(notes)
-
-    def __len__(self) -> int:
-        return len(self.array)
-
-    def item(self, i: int) -> Item:
-        return Item(f"{self.name}[{i}]", None if self.labels is None else int(self.labels[i]))
-
-    def read(self, i: int) -> np.ndarray:
-        return np.asarray(self.array[i].transpose(1, 2, 0))
-
-    def decode(self, i: int) -> tuple[np.ndarray, tuple[str, ...]]:
-        return self.read(i), ()
-
-
-def open_source(data: str | Path | np.ndarray | torch.Tensor) -> Source:
-    """The pictures of a folder, an idx or .npy file, `digits`, an array or a tensor. Raises UserError for the rest."""
+    group    a regular expression on the paths: what it finds there stays on one side of the split
+    window   (level, width) at which medical pictures are shown, in their own units
+    Raises UserError for what cannot be opened.
+    """
     if isinstance(data, torch.Tensor):
         data = data.detach().cpu()
         array = (data.float() if data.dtype == torch.bfloat16 else data).numpy()
-        return _from_array(array, "array", "array", "The tensor", last=False)
+        return _from_array(array, "The tensor", last=False)
     if isinstance(data, np.ndarray):
-        return _from_array(data, "array", "array", "The array")
+        return _from_array(data, "The array")
+    if not isinstance(data, str | Path) and hasattr(data, "__getitem__"):
+        from .torches import open_torch
+
+        return open_torch(data)
     if not isinstance(data, str | Path) or data == "":
         found = "an empty name" if data == "" else f"something of type {type(data).__name__}"
-        raise UserError(f"Expected {READ}, an array or a tensor; found {found}.")
+        raise UserError(f"Expected {READ}, an array, a tensor or a torch Dataset; found {found}.")
     if data == "digits":
         return _digits()
     path = Path(data).expanduser()
-    if os.path.isdir(path):  # False for a name too long to be one, where Path.is_dir raises
-        return _open_folder(path)
-    if os.path.isfile(path):
-        return _open_file(path)
-    raise _missing(str(data), path)
+    if not _there(path):
+        text = str(data)
+        if not text.startswith("hub:"):
+            name = names.spell(text)
+            copy = None if name is None else names.resolve(name, cache_folder())
+            if copy is None:
+                raise _missing(text, path)
+            text, path = str(copy), Path(copy)
+        if text.startswith("hub:"):
+            from .hub import open_hub
+
+            return open_hub(text)
+    store = open_store(path)
+    return _open_file(path, group, window) if store is None else _open_store(store, group, window)
 
 
-def _open_folder(root: Path) -> Source:
-    name = root.resolve().name or "images"
-    found = find(root)
-    if len(found.idx) > 1 or (not found.images and len(found.npy) > 1) or (found.idx and (found.images or found.npy)):
-        sets = [*found.idx, *found.npy]
-        listed = ", ".join(sets[:6]) + (f" and {len(sets) - 6} more" if len(sets) > 6 else "")
-        listed += f" and {len(found.images)} image files" if found.images else ""
-        raise UserError(f"'{root}' holds several data sets: {listed}. Name one of them, as in {root / sets[0]}.")
-    if found.images:
-        folder = FolderSource(root, found, name)
-        if found.npy:
-            folder.notes += (f"{len(found.npy)} .npy files in the folder are not read; name one to use it instead.",)
-        return folder
-    if found.idx or found.npy:
-        source = _open_file(root / (*found.idx, *found.npy)[0])
-        source.name = name
+def _there(path: Path) -> bool:
+    return os.path.isdir(path) or os.path.isfile(path)  # False for a name too long to be one, where Path raises
+
+
+def _open_store(store: Store, group: str | None, window: tuple[float, float] | None) -> Source:
+    files = store.files()
+    kept = _kept(f"{store.root} {files.version} {group}") if len(files.names) > LISTED else None
+    if kept is not None:
+        with suppress(OSError, msgspec.DecodeError):
+            return _files(store, files, msgspec.json.decode(kept.read_bytes(), type=Listing), group, window)
+    found = sort_out(files.names, is_readable)
+    source = _arrays(store, found, files.names)
+    if source is not None:
         return source
-    raise nothing_found(root, found)
+    listing = _listing(store, files, found, group)
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(UnicodeEncodeError), whole_file(kept) as file:  # names that are no Unicode are sorted anew each time
+            file.write(msgspec.json.encode(listing))
+    return _files(store, files, listing, group, window)
 
 
-def _open_file(path: Path) -> Source:
+def _kept(key: str) -> Path:
+    name = hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=12).hexdigest()
+    return cache_folder() / "opened" / f"{name}.listing"
+
+
+def _files(
+    store: Store, files: Files, listing: Listing, group: str | None, window: tuple[float, float] | None
+) -> FileSource:
+    medical = any(path.lower().endswith(VOLUMES) for path in listing.paths[:100])
+    letters = all(len(name) == 1 for name in listing.label_names or ("photographs",))
+    return FileSource(store, files, listing, window, group or "", natural=not medical and not letters)
+
+
+def _arrays(store: Store, found: Found, files: list[str]) -> Source | None:
+    """The set of arrays or tables that a folder holds instead of image files, or None."""
+    few = files if len(files) < 1000 else []
+    if error := refuse_pickled(few):
+        raise error
+    if looks_like_cifar(few):
+        return open_cifar(_folder(store, "CIFAR files"))
+    if found.images:
+        return None
+    if found.parquet:
+        from .hub import open_arrow
+
+        return open_arrow(_folder(store, "parquet files"), cache_folder())
+    sets = [*find_pairs(found.idx), *((name, None) for name in (*found.npy, *found.npz))]
+    if len(sets) == 1:
+        train, test = sets[0]
+        root = _folder(store, "arrays")
+        source = open_idx_pair(root / train, root / test) if test else _open_file(root / train, None, None)
+        source.name = store.name
+        return source
+    if sets:
+        raise _several(store, [name for name, _ in sets])
+    return None
+
+
+def _listing(store: Store, files: Files, found: Found, group: str | None) -> Listing:
+    """The image files of a store, as its manifest says or else its folders."""
+    notes: list[str] = []
+    manifest = choose_manifest(found.manifests)
+    items: list[Item] | None = None
+    label_names: tuple[str, ...] | None = None
+    kind = "folder"
+    if manifest is not None and found.images:
+        try:
+            items, label_names, more = _manifest(store, manifest, found.images)
+            kind, notes = "manifest", [*more]
+        except UserError as error:
+            if manifest.lower().rpartition("/")[2].startswith(EXPECTED):
+                raise
+            notes.append(f"{shown(manifest)} is not taken for a manifest ({str(error).rstrip('.')}).")
+    if items is None:
+        if not found.images:
+            raise nothing_found(shown(str(store.root)), found, (*SUFFIXES, *VOLUMES))
+        if found.idx or found.npy or found.npz:
+            others = [*found.idx, *found.npy, *found.npz]
+            notes.append(f"{len(others)} files of arrays beside the images are not read; name one to use it instead.")
+        chosen = meaning(found.images)
+        labels = chosen.labels or [None] * len(chosen.images)
+        splits = chosen.splits or [None] * len(chosen.images)
+        items = [Item(p, k, split=s) for p, k, s in zip(chosen.images, labels, splits, strict=True)]
+        label_names, kind = chosen.label_names, "class folders" if chosen.label_names else "folder"
+        notes = [*chosen.notes, *notes]
+    if group is not None:
+        items, note = grouped(items, group)
+        notes.append(note)
+    return Listing.of(items, kind, label_names, [*notes, *files.notes])
+
+
+def _manifest(store: Store, name: str, files: tuple[str, ...]) -> tuple[list[Item], tuple[str, ...] | None, tuple[str, ...]]:
+    read = read_dataset_json if name.rpartition("/")[2] == "dataset.json" else read_manifest
+    found = read(name, store.read(name), files)
+    return found.items, found.label_names, found.notes
+
+
+def _folder(store: Store, what: str) -> Path:
+    if isinstance(store, FolderStore):
+        return store.root
+    raise UserError(f"'{shown(str(store.root))}' is an archive of {what}. Unpack it and name its folder.")
+
+
+def _several(store: Store, sets: list[str]) -> UserError:
+    listed = ", ".join(shown(name) for name in sets[:6]) + (f" and {len(sets) - 6} more" if len(sets) > 6 else "")
+    root = shown(str(store.root))
+    return UserError(f"'{root}' holds several data sets: {listed}. Name one of them, as in {root}/{shown(sets[0])}.")
+
+
+def _open_file(path: Path, group: str | None, window: tuple[float, float] | None) -> Source:
     try:
         with path.open("rb") as file:
-            start = file.read(6)
-        picture = path.suffix.lower() in SUFFIXES
-        idx = not picture and bool(FILE_NAME.search(path.name) or looks_like_idx(unpacked_start(path)))
+            start = file.read(132)
+        name, suffix = path.name, path.suffix.lower()
+        picture = suffix in SUFFIXES
+        idx = not picture and bool(FILE_NAME.search(name) or looks_like_idx(unpacked_start(path)))
     except OSError as error:
         raise UserError(f"'{path}' cannot be read: {error.strerror}.") from error
-    if path.suffix.lower() == ".npy" or start == b"\x93NUMPY":
-        return _from_array(read_npy(path), path.name.removesuffix(".npy"), "npy", f"'{path}'")
-    if start[:2] == b"PK":
-        raise UserError(f"'{path}' is a zip archive. Unpack it and name its folder: what is read is {READ}.")
+    if suffix == ".npy" or start[:6] == b"\x93NUMPY":
+        return open_npy(path)
+    if suffix == ".npz":
+        return open_npz(path)
+    if suffix == ".bin":
+        return open_cifar_file(path)
     if idx:
-        return _open_idx(path)
-    if picture:
-        raise UserError(f"'{path}' is one picture. Name the folder that holds the pictures.")
+        return open_idx(path)
+    if suffix in (".parquet", ".arrow"):
+        raise UserError(f"'{path}' is one file of a table. Name the folder that holds it.")
+    if is_manifest(name):
+        store = FolderStore(path.parent)
+        files = store.files()
+        found = sort_out(files.names, is_readable)
+        items, label_names, notes = _manifest(store, name, found.images)
+        if group is not None:
+            items, note = grouped(items, group)
+            notes = (*notes, note)
+        source = _files(store, files, Listing.of(items, "manifest", label_names, notes), f"{name} {group}", window)
+        source.name = path.stem if path.stem.lower() not in EXPECTED else store.name
+        return source
+    if is_readable(name) or looks_like_dicom(start):
+        whole = UserError(f"'{path}' is one picture. Name the folder that holds the pictures.")
+        if suffix not in (".tif", ".tiff") and not name.lower().endswith(VOLUMES) and not looks_like_dicom(start):
+            raise whole
+        status = path.stat()
+        files = Files([name], [f"{status.st_size}-{status.st_mtime_ns}"], f"{path.resolve()} {status.st_mtime_ns}")
+        return _files(FolderStore(path.parent), files, Listing(paths=[name], kind="volume", notes=()), group, window)
     raise UserError(f"'{path}' is of no type that is read. Expected {READ}.")
 
 
-def _open_idx(path: Path) -> Source:
-    array = read_idx(path)
-    if array.ndim < 3:
-        raise UserError(f"'{path}' holds labels, not images: expected 3 or 4 axes, found {array.ndim}. Name the images.")
-    beside = labels_path(path)
-    if beside is None:
-        source = _from_array(array, short_name(path), "idx", f"'{path}'")
-        source.notes += ("There is no file of labels beside it.",)
-        return source
-    labels = read_labels(beside, len(array), path)
-    source = _from_array(array, short_name(path), "idx", f"'{path}'")
-    source.labels = labels
-    source.label_names = tuple(str(k) for k in range(int(labels.max(initial=0)) + 1))
-    source.notes += (f"Labels are read from '{beside.name}' beside it.",)
-    return source
-
-
-def _from_array(array: np.ndarray, name: str, kind: str, what: str, last: bool = True) -> ArraySource:
+def _from_array(array: np.ndarray, what: str, last: bool = True) -> ArraySource:
     pictures, notes = as_pictures(array, what, last)
-    return ArraySource(pictures, name, kind, notes=notes)
+    return ArraySource(pictures, "array", "array", notes=notes)
 
 
 def _digits() -> Source:
@@ -185,13 +232,16 @@ def _digits() -> Source:
     notes = ["These are the 1797 handwritten digits of 8x8 that come with scikit-learn."]
     if os.path.isdir("digits"):
         notes.append("For the folder of that name, type ./digits instead.")
-    return ArraySource(array, "digits", "digits", digits.target.astype(np.int64), tuple("0123456789"), notes)
+    return ArraySource(array, "digits", "digits", digits.target.astype(np.int64), tuple("0123456789"), notes, natural=False)
 
 
 def _missing(typed: str, path: Path) -> UserError:
-    names = sorted(set(os.listdir(path.parent)) - {path.name}) if os.path.isdir(path.parent) else []
-    near = get_close_matches(typed.lower(), ["digits"], cutoff=0.6)
+    beside = sorted(set(os.listdir(path.parent)) - {path.name}) if os.path.isdir(path.parent) else []
+    near = get_close_matches(typed.lower(), ["digits", *names.NAMED], cutoff=0.6)
     if not near and path.name:
-        near = [str(path.with_name(name)) for name in get_close_matches(path.name, names, n=1, cutoff=0.6)]
-    hint = f"Did you mean '{near[0]}'?" if near else f"Expected {READ}."
-    return UserError(f"There is no file or folder '{typed}'. {hint}")
+        near = [str(path.with_name(name)) for name in get_close_matches(path.name, beside, n=1, cutoff=0.6)]
+    hint = f"Did you mean '{shown(near[0])}'?" if near else f"Expected {READ}."
+    return UserError(f"There is no file or folder '{shown(typed)}'. {hint}")
+
+
+__all__ = ["HELD_OUT", "TRAIN", "open_source"]

@@ -49,6 +49,20 @@ class Bar:
         """Print a sentence above the bar."""
         self.console.print(text, markup=False)
 
+    def reading(self, done: int, total: int) -> None:
+        """Pictures are being decoded: so many of so many files."""
+        if done == 1 or not hasattr(self, "began"):
+            self.began, self.last_line = time.perf_counter(), time.perf_counter()
+            self.decoding = self.progress.add_task("", total=total, text="")
+            self.progress.start()
+        rate = done / max(1e-9, time.perf_counter() - self.began)
+        self.progress.update(self.decoding, completed=done, text=f"read, {rate:.0f} files/s")
+        if not self.console.is_terminal and time.perf_counter() - self.last_line > 10:
+            self.last_line = time.perf_counter()
+            self.say(f"{done:,} of {total:,} files read  {rate:.0f} files/s  {(total - done) / rate:.0f} s left")
+        if done == total:
+            self.progress.remove_task(self.decoding)
+
     def __call__(self, event: Event) -> None:
         images = event.state.images
         if event.kind == "start":
