@@ -17,6 +17,7 @@ from ..errors import UserError
 
 MOST_HEADER = 1 << 16  # bytes
 MOST_UNPACKED = 1032  # deflate makes at most so many bytes out of one
+MOST_TEXT = 160  # characters that are repeated of an error
 BLOCK = 1 << 20  # bytes read at once
 
 
@@ -85,5 +86,6 @@ def times(shape: Sequence[int]) -> str:
 
 
 def reason(error: Exception) -> str:
-    """The first line of what an error says, without its full stop."""
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    """The first line of what an error says, without its full stop; some quote all that they found."""
+    text = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    return text if len(text) <= MOST_TEXT else text[:MOST_TEXT] + " ..."
