@@ -195,7 +195,7 @@ def test_pictures_and_labels_are_found_by_their_names(tmp_path, keys, save):
     assert f"'{keys[0]}', labels from '{keys[1]}'" in source.notes[0]
 
 
-@pytest.mark.parametrize("style", ["x_train y_train x_test y_test", "train_images train_labels test_images test_labels"])
+@pytest.mark.parametrize("style", ["x_train y_train x_test y_test", "train y_train test y_test"])
 def test_the_test_part_is_held_out(tmp_path, style):
     keys = style.split()
     train, test = pictures(3), pictures(2, seed=1)

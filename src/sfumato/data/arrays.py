@@ -22,7 +22,7 @@ MOST_KEYS = 1000  # arrays in one .npz file
 
 LAYOUTS = f"(N, H, W), (N, H, W, C) or (N, C, H, W) with 1 to {MOST_CHANNELS} channels"
 AGAIN = "Save the pictures again with numpy.save as one array of numbers (N, H, W) or (N, H, W, C)."
-IMAGE_KEYS = ("images", "image", "imgs", "img", "x", "data", "pictures", "pixels", "")  # "" as in train=..., test=...
+IMAGE_KEYS = ("images", "image", "imgs", "img", "x", "data", "pictures", "pixels")
 LABEL_KEYS = ("labels", "label", "y", "targets", "target")
 NAME_KEYS = ("label_names", "class_names", "classes")
 PARTS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
