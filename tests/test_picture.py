@@ -8,7 +8,7 @@ from PIL import Image, ImageSequence
 
 from sfumato.disk import whole_file
 from sfumato.errors import UserError
-from sfumato.picture import curves, gif, grid, loss_curve, save_png, set_aside, sheet, strip, to_pil, to_uint8
+from sfumato.picture import curves, gif, grid, loss_curve, save_png, save_samples, set_aside, sheet, strip, to_pil, to_uint8
 from sfumato.picture.grids import PAPER
 
 
@@ -133,6 +133,33 @@ def test_samples_drawn_otherwise_are_set_aside_and_nothing_else(tmp_path):
     (out / "s1-00005.png").write_text("no picture")
     assert "5 files" in set_aside(out, 1, {"steps": "4"})
     assert {path.name for path in (out / "older-1").iterdir()} < {path.name for path in (out / "older-2").iterdir()}
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 5])
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_samples_lose_nothing_and_can_be_looked_at(channels, dtype, tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    displayed = random_images(2, 4, 6, channels)
+    stored = displayed if dtype == "uint8" else (displayed * np.float64(250.3)).astype(dtype)
+    text = {"seed": "7", "solver": "dpm++ 猫"}
+    paths = save_samples(stored, displayed, tmp_path / "out", 7, 37, text)
+    in_png = (dtype, channels) in {("uint8", 1), ("uint8", 3), ("uint16", 1)}
+    pngs, exact = ["s7-00037.png", "s7-00038.png"], ["s7-00037.tif", "s7-00038.tif"]
+    assert [path.name for path in paths] == pngs + ([] if in_png else exact)
+    assert sorted(paths) == sorted((tmp_path / "out").iterdir())
+    for i in range(2):
+        with Image.open(paths[i]) as read:
+            assert read.text == text
+            seen = stored[i, :, :, 0] if (dtype, channels) == ("uint16", 1) else np.asarray(to_pil(displayed[i]))
+            np.testing.assert_array_equal(read, seen)
+        if not in_png:
+            with tifffile.TiffFile(paths[2 + i]) as file:
+                assert json.loads(file.pages[0].description) == text
+                read = file.asarray()
+                assert read.dtype == stored.dtype
+                np.testing.assert_array_equal(read.reshape(stored[i].shape), stored[i])
+    assert "files of seed 7" in set_aside(tmp_path / "out", 7, {"seed": "8"})
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["older-1"]
 
 
 # grids

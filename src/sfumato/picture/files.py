@@ -1,7 +1,9 @@
 """Samples as files: one PNG each, named after seed and number."""
 
 import contextlib
+import importlib.util
 import itertools
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,15 +31,24 @@ def save_samples(
 ) -> list[Path]:
     """Write sample number i as `folder`/sSEED-NNNNN.png and return the paths; i counts from `first`.
 
-    stored      (N, H, W, C) in the data's own type: 16-bit gray is kept as it is
+    What PNG cannot hold (16-bit colour, floating point, other channels than 1 or 3) is written a second time, exactly,
+    as a TIFF of the same name, if tifffile is installed; the paths of these come after those of all PNGs.
+
+    stored      (N, H, W, C) in the data's own type: 16-bit gray is kept as it is in the PNG
     displayed   (N, H, W, C) uint8, written for all others
-    text        the chunks that say how the samples were drawn
+    text        says how the samples were drawn: chunks of the PNG, JSON in the TIFF's ImageDescription
     """
     folder.mkdir(parents=True, exist_ok=True)
-    deep = stored.dtype == np.uint16 and stored.shape[-1] == 1
+    channels = stored.shape[-1]
+    deep = stored.dtype == np.uint16 and channels == 1
     paths = [folder / f"s{seed}-{number:05d}.png" for number in range(first, first + len(stored))]
     for path, own, shown in zip(paths, stored, displayed, strict=True):
         save_png(path, own if deep else to_pil(shown), text)
+    if deep or (stored.dtype == np.uint8 and channels in (1, 3)) or importlib.util.find_spec("tifffile") is None:
+        return paths
+    for path, own in zip(tuple(paths), stored, strict=True):
+        paths.append(path.with_suffix(".tif"))
+        _save_tiff(paths[-1], own, text)
     return paths
 
 
@@ -62,7 +73,7 @@ def set_aside(folder: Path, seed: int, text: dict[str, str]) -> str:
 
     What was drawn alike stays, so that a folder holds of each seed one drawing, whole or in part.
     """
-    ours = re.compile(rf"s{seed}-(\d{{5,}}|grid)\.(png|gif)")
+    ours = re.compile(rf"s{seed}-(\d{{5,}}|grid)\.(png|gif|tif)")
     files = [path for path in folder.iterdir() if ours.fullmatch(path.name)]
     if all(_text(path) == text for path in files if path.suffix == ".png"):
         return ""
@@ -71,6 +82,19 @@ def set_aside(folder: Path, seed: int, text: dict[str, str]) -> str:
     for path in files:
         path.rename(older / path.name)
     return f"{len(files)} files of seed {seed} that were drawn otherwise are now in {older}."
+
+
+def _save_tiff(path: Path, image: np.ndarray, text: dict[str, str]) -> None:
+    """Write (H, W, C) of any number type with its text as JSON, whole or not at all."""
+    import tifffile
+
+    kind = "rgb" if image.shape[2] == 3 else "minisblack"
+    layout = None if image.shape[2] == 1 else "contig"
+    with whole_file(path) as file:
+        tifffile.imwrite(
+            file, image[:, :, 0] if image.shape[2] == 1 else image, photometric=kind, planarconfig=layout,
+            description=json.dumps(text), metadata=None, software="sfumato",
+        )  # fmt: skip
 
 
 def _text(path: Path) -> dict[str, str]:
