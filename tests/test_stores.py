@@ -22,7 +22,7 @@ from sfumato.errors import UserError
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 CONTENTS = {"b/2.png": b"two" * 400, "a.png": bytes(range(256)) * 9, "b/10.png": b"", "b/deep/c.txt": b"text\n"}
-PACKERS = {"": lambda data: data, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+PACKERS = {"": lambda data: data, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lambda data: lzma.compress(data, preset=0)}
 
 
 def write_folder(root, contents=CONTENTS):
@@ -312,9 +312,11 @@ def test_names_of_other_systems_are_made_plain(tmp_path):
 
 
 def test_of_duplicate_names_the_last_counts(tmp_path):
-    with pytest.warns(UserWarning, match="Duplicate"), zipfile.ZipFile(tmp_path / "z", "w") as archive:
-        for name, data in (("a.png", b"old"), ("b.png", b"1"), ("a.png", b"new")):
-            archive.writestr(name, data)
+    with zipfile.ZipFile(tmp_path / "z", "w") as archive:
+        archive.writestr("a.png", b"old")
+        archive.writestr("b.png", b"1")
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr("a.png", b"new")
     tar = tar_bytes({"a.png": b"old"})[:1024] + tar_bytes({"b.png": b"1", "a.png": b"new"})
     for store in (ZipStore(tmp_path / "z"), TarStore(write(tmp_path / "t", tar))):
         assert store.files().names == ["b.png", "a.png"]
@@ -359,7 +361,7 @@ def test_locked_strange_and_swelling_members_are_left_out(tmp_path, offset, form
 def test_members_that_are_not_what_the_zip_promises_are_refused(tmp_path, offset, form, value):
     store = ZipStore(patched(write_zip(tmp_path / "z"), 1, offset, form, value))
     assert store.read("b/2.png") == CONTENTS["b/2.png"]
-    with pytest.raises((UserError, zlib.error), match="damage|invalid"):
+    with pytest.raises((UserError, zlib.error), match=r"damage|invalid"):
         store.read("a.png")
 
 
@@ -376,7 +378,7 @@ def test_zeros_that_swell_are_a_bomb(tmp_path):
 def test_a_tar_that_swells_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(stores, "UNSUSPECTED", 1 << 10)
     monkeypatch.setattr(stores, "RATIO", 10)
-    path = write(tmp_path / "t.xz", lzma.compress(tar_bytes({"a.png": bytes(3 << 20), "b.png": b""})))
+    path = write(tmp_path / "t.xz", lzma.compress(tar_bytes({"a.png": bytes(3 << 20), "b.png": b""}), preset=0))
     assert "more than 10 times" in refusal(TarStore, path)
     assert len(TarStore(write(tmp_path / "t", tar_bytes({"a.png": bytes(1 << 14)}))).files().names) == 1
     zipped = write_zip(tmp_path / "z", {"a.png": bytes(1 << 14), "b.png": b"1"})
@@ -416,7 +418,7 @@ def test_tars_that_are_cut_short_are_refused(tmp_path, suffix, cut):
 @pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz"])
 @pytest.mark.parametrize("share", [0.5, 0.9])
 def test_compressed_tars_whose_packing_is_cut_or_broken_are_refused(tmp_path, suffix, share):
-    contents = {f"{k}.png": os.urandom(40_000) for k in range(50)}
+    contents = {f"{k}.png": os.urandom(20_000) for k in range(10)}
     data = bytearray(PACKERS[suffix](tar_bytes(contents)))
     place = int(len(data) * share)
     assert "cut short or damaged" in refusal(TarStore, write(tmp_path / "t", bytes(data[:place])))

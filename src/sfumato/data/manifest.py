@@ -69,21 +69,21 @@ def read_manifest(name: str, text: bytes, files: Sequence[str]) -> Manifest:
             return _dataset(name, data, files, notes)
         header, table = _json_table(told, data, notes)
     there = _places(name, files)
-    used = {role: _column(role, header) for role in COLUMNS}
     candidates = [k for k, title in enumerate(header) if _plain(title) in COLUMNS["file"]]
     if not candidates:
         raise UserError(
             f"{told} has no column that names the files: expected one called file, path or image; found "
             f"{', '.join(shown(title)[:40] for title in header[:8]) or 'none'}. Name the columns in the first row."
         )
-    hits = {k: sum(isinstance(row[k], str) and there(row[k]) is not None for _, row in table) for k in candidates}
-    best = max(candidates, key=lambda k: (hits[k], -COLUMNS["file"].index(_plain(header[k]))))
-    at = {role: header.index(title) for role, title in used.items() if title is not None} | {"file": best}
+    best = candidates[0]
+    if len(candidates) > 1:
+        hits = {k: sum(isinstance(row[k], str) and there(row[k]) is not None for _, row in table) for k in candidates}
+        best = max(candidates, key=lambda k: (hits[k], -COLUMNS["file"].index(_plain(header[k]))))
+    at = {role: header.index(title) for role in COLUMNS if (title := _column(role, header)) is not None} | {"file": best}
     notes.append(f"{told} says of each picture: " + ", ".join(f"{role} ('{shown(header[k])}')" for role, k in at.items()) + ".")
     ignored = [shown(title) or "(no name)" for k, title in enumerate(header) if k not in at.values()]
     if ignored:
-        listed = ", ".join(ignored[:8]) + (", ..." if len(ignored) > 8 else "")
-        notes.append(f"{told} has columns that are not used: {listed}.")
+        notes.append(f"{told} has columns that are not used: {', '.join(ignored[:8])}{', ...' * (len(ignored) > 8)}.")
     cut = _cutter(header[at["label"]], [row[at["label"]] for _, row in table]) if "label" in at else None
     rows = []
     for place, row in table:
@@ -151,7 +151,7 @@ def _manifest(
                     f"{told} contradicts itself about '{shown(path)}': {'+'.join(first.label or ())} ({first.place}) and "
                     f"{'+'.join(row.label or ())} ({row.place}). Keep one row; several labels go into one cell, as in a;b."
                 )
-    named = ", ".join(shown(file)[:200] for file in missing[:3]) + (", ..." if len(missing) > 3 else "")
+    named = ", ".join(shown(file)[:200] for file in missing[:3]) + ", ..." * (len(missing) > 3)
     if not found:
         if not missing:
             raise UserError(f"{told} names no files: it has {len(rows)} rows. Write one row for each picture.")
@@ -175,11 +175,11 @@ def _manifest(
 
 def _sides(told: str, found: dict[str, _Row], notes: list[str]) -> tuple[dict[str, _Row], dict[str, str]]:
     """The rows that are used, and the side of each: val is held out, or else test; of both, test is left out."""
-    said = {path: (row.split or "train").lower() for path, row in found.items()}
     words = {row.split.lower() for row in found.values() if row.split}
-    strange = sorted(words - {*TRAINING, *VALIDATION, *TESTING})
     if not words:
         return found, {}
+    said = {path: (row.split or "train").lower() for path, row in found.items()}
+    strange = sorted(words - {*TRAINING, *VALIDATION, *TESTING})
     if strange or not {*TRAINING} & set(said.values()):
         listed = ", ".join(shown(word)[:40] for word in (strange or sorted(words))[:3])
         notes.append(f"The split in {told} is not used: expected train, and val or test; found {listed}.")
@@ -192,10 +192,8 @@ def _sides(told: str, found: dict[str, _Row], notes: list[str]) -> tuple[dict[st
     sides = {path: HELD_OUT if said[path] in held else TRAIN for path in found}
     count = sum(side == HELD_OUT for side in sides.values())
     blank = sum(not row.split for row in found.values())
-    notes.append(
-        f"{told} says which files are for training ({len(found) - count}) and which are held out ({count})"
-        + (f"; {blank} of which it says nothing are for training." if blank else ".")
-    )
+    rest = f"; {blank} of which it says nothing are for training" if blank else ""
+    notes.append(f"{told} says which files are for training ({len(found) - count}) and held out ({count}){rest}.")
     return found, sides if count else {}
 
 
@@ -255,6 +253,8 @@ def _places(name: str, files: Iterable[str]) -> Callable[[str], str | None]:
     composed: dict[str, str] = {}  # some systems store an accent as a character of its own
 
     def there(called: str) -> str | None:
+        if not folder and called in known:
+            return called
         called = called.strip().replace("\\", "/")
         for path in (posixpath.normpath(posixpath.join(folder, called)), posixpath.normpath(called)):
             if path in known:
@@ -284,7 +284,8 @@ def _cutter(title: str, values: Iterable[Any]) -> Callable[[str, str, Any], tupl
             value = _json(f"{told}, {place}", value) if value[:1] == "[" else value.split(cut) if cut else value
         some = [_cell(told, place, one) for one in (value if isinstance(value, list) else [value])]
         some = [text.partition(".")[0] if text and whole and re.fullmatch(r"-?[0-9]+\.0+", text) else text for text in some]
-        return tuple(sorted({text for text in some if text}, key=natural)) or None
+        kept = {text for text in some if text}
+        return tuple(sorted(kept, key=natural) if len(kept) > 1 else kept) or None
 
     return labels
 
@@ -296,7 +297,7 @@ def _cell(told: str, place: str, value: Any, exact: bool = False) -> str | None:
     if isinstance(value, list | dict):
         raise UserError(f"{told}, {place}: expected a text or a number in each cell; {_what(value)}.")
     text = (str(value).lower() if isinstance(value, bool) else str(value)).strip()
-    return (text if exact else re.sub("[\ud800-\udfff]", "\ufffd", text)) or None
+    return (text if exact or text.isascii() else re.sub("[\ud800-\udfff]", "\ufffd", text)) or None
 
 
 def _csv_table(told: str, text: str) -> tuple[list[str], list[tuple[str, list]]]:
@@ -325,7 +326,7 @@ def _csv_table(told: str, text: str) -> tuple[list[str], list[tuple[str, list]]]
 
 
 def _json_lines(told: str, text: str) -> tuple[list[str], list[tuple[str, list]]]:
-    rows = [(f"line {k}", line) for k, line in enumerate(text.split("\n"), 1) if line.strip()]
+    rows = ((f"line {k}", line) for k, line in enumerate(text.split("\n"), 1) if line.strip())
     return _objects(told, [(place, _json(f"{told}, {place}", line)) for place, line in rows])
 
 
@@ -386,9 +387,8 @@ def _text(told: str, text: bytes) -> tuple[str, list[str]]:
 
 def _column(role: str, header: Iterable[str]) -> str | None:
     """The column that has a role; of several the one whose name is listed first."""
-    names = COLUMNS[role]
-    fitting = [title for title in header if _plain(title) in names]
-    return min(fitting, key=lambda title: names.index(_plain(title)), default=None)
+    fitting = [title for title in header if _plain(title) in COLUMNS[role]]
+    return min(fitting, key=lambda title: COLUMNS[role].index(_plain(title)), default=None)
 
 
 def _plain(title: str) -> str:

@@ -66,8 +66,6 @@ def open_store(path: Path) -> Store | None:
     try:
         with open(path, "rb") as file:
             start = file.read(512)
-        if start.startswith(ZIP):
-            return ZipStore(path)
         opener = _opener(start)
         if opener:
             with opener(path) as unpacked:
@@ -78,6 +76,8 @@ def open_store(path: Path) -> Store | None:
         raise UserError(f"'{shown(str(path))}' cannot be read: {error.strerror}.") from error
     except DAMAGE:
         return None
+    if start.startswith(ZIP):
+        return ZipStore(path)
     return TarStore(path) if _begins_tar(start) else None
 
 
