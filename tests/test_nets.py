@@ -81,13 +81,35 @@ def test_unet_reads_noise_level_and_label():
     torch.testing.assert_close(untold[:1], by_label[3:])  # no label is the last row of the table
 
 
+@pytest.mark.parametrize("classes", [None, 3])
+def test_a_unet_told_zeros_of_augmentation_is_the_plain_one(classes):
+    torch.manual_seed(0)
+    told = nets.build("unet", channels=1, width=16, classes=classes, augment=6).eval()
+    for parameter in told.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    plain = nets.build("unet", channels=1, width=16, classes=classes).eval()
+    plain.load_state_dict({k: v for k, v in told.state_dict().items() if k != "embedding.augment.weight"})
+    x, c, vector = torch.randn(3, 1, 8, 8), torch.rand(3), torch.randn(3, 6)
+    with torch.no_grad():
+        expected, found = plain(x, c), told(x, c, augment=vector)
+        assert torch.equal(told(x, c), expected)
+        assert torch.equal(told(x, c, augment=torch.zeros(3, 6)), expected)
+        given = told(x, c, augment=vector, augment_given=torch.tensor([True, False, True]))
+    torch.testing.assert_close(given, torch.where(torch.tensor([1, 0, 1])[:, None, None, None] > 0, found, expected))
+    assert (found - expected).abs().flatten(1).max(1).values.min() > 1e-3
+    assert "augment" not in plain.conditions
+    with pytest.raises(ValueError, match="length of a vector"):
+        nets.build("unet", augment=-1)
+
+
 def test_every_parameter_of_the_unet_learns():
     """After one step away from the zeroed outputs, every parameter receives a gradient."""
     torch.manual_seed(0)
-    net = nets.build("unet", channels=1, width=16, classes=3)
+    net = nets.build("unet", channels=1, width=16, classes=3, augment=6)
     for parameter in net.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    net(torch.randn(3, 1, 8, 8), torch.rand(3), label=torch.arange(3)).square().sum().backward()
+    told = {"label": torch.arange(3), "augment": torch.randn(3, 6)}
+    net(torch.randn(3, 1, 8, 8), torch.rand(3), **told).square().sum().backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in net.parameters())
     scale, shift = net.middle[0].block.affine.bias.grad.chunk(2)
     assert scale.abs().min() > 0

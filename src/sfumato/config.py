@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
 
 import msgspec
-from tyro.conf import Suppress
+from tyro.conf import DisallowNone, Suppress
 
 from . import flags, schedules
 from .denoisers import C_NOISE, ROWS
@@ -29,6 +29,7 @@ Seconds = Annotated[Annotated[float, msgspec.Meta(gt=0, le=1e12)] | None, TIME]
 MaybePositive = Annotated[Annotated[float, msgspec.Meta(gt=0, le=1e12)] | None, NUMBER]
 Channels = Annotated[Annotated[int, msgspec.Meta(ge=1, le=64)] | None, COUNT]
 Side = Annotated[int, msgspec.Meta(ge=4, le=1024)]
+Pixels = Annotated[int, msgspec.Meta(ge=0, lt=1024), COUNT]
 Size = Annotated[tuple[Side, Side] | None, SIZE]
 Ends = Annotated[tuple[float, float] | None, ENDS]
 Window = Annotated[tuple[float, Annotated[float, msgspec.Meta(gt=0)]] | None, WINDOW]
@@ -67,8 +68,18 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """1 (gray) or 3 (colour); found in the data unless said."""
     fit: str = "crop"
     """How other shapes are brought to size: crop, pad or stretch."""
-    flip: bool = False
-    """Mirror half of the pictures left to right."""
+    flip: DisallowNone[bool | None] = None
+    """Mirror half of the pictures left to right; by a printed rule unless said."""
+    flip_vertical: bool = False
+    """Mirror half of the pictures top to bottom."""
+    rotate: bool = False
+    """Turn the pictures by 0, 90, 180 or 270 degrees, all equally often; square ones only."""
+    translate: Pixels = 0
+    """Shift the pictures by up to so many pixels in each direction; edges are repeated."""
+    augment: Share = 0.0
+    """Share, 0.12 as a rule, of mirrors, turns and shifts each that the network is told of, so that samples show none."""
+    crop: Size = None
+    """Windows of this height and width are cut at random from the pictures, anew each time; samples have this size."""
     strict: bool = False
     """Refuse to train while a file cannot be read, rather than leave it out."""
     group: str | None = None
@@ -76,7 +87,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     window: Window = None
     """Level and width at which DICOM and NIfTI are shown, in their units, as in 40,400; as the files say unless said."""
     held_out: Annotated[float, msgspec.Meta(ge=0, le=0.2), NUMBER] = 0.05
-    """Share of the pictures kept for the held-out loss, at most 0.2 (but at least 64 pictures), where the data has no test folder; 0 keeps none."""
+    """Share of the pictures held out where the data has no test folder, at most 0.2 (but at least 64 pictures); 0: none."""
 
     net: Choice = Spec("unet")
     """Network, as in unet:width=96,dropout=0.1."""
@@ -199,14 +210,14 @@ def checked(config: Config | dict[str, Any]) -> Config:
 def _plainly(error: str, raw: dict[str, Any]) -> str:
     """What msgspec says of a field, as a person would: the field, what was expected, what was found."""
     text, _, path = error.partition(" - at `$.")
-    text = text.partition(", got ")[0]
+    text = text.partition(", got ")[0].replace(" | null`", "`")
     words = {"`int`": "a whole number", "`float`": "a number", "`bool`": "true or false", "`str`": "a text"}
     for theirs, ours in words.items():
         text = text.replace(theirs, ours)
     field = path.rstrip("`").partition("[")[0].partition(".")[0]
     if field not in raw:
         return f"{text}."
-    found = "x".join(map(str, raw[field])) if field == "size" and isinstance(raw[field], list | tuple) else raw[field]
+    found = "x".join(map(str, raw[field])) if field in ("size", "crop") and isinstance(raw[field], list | tuple) else raw[field]
     return f"{field} does not fit: {text[0].lower()}{text[1:]}, found {found}."
 
 

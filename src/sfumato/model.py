@@ -18,7 +18,7 @@ from .denoisers import Denoiser, Denoises
 from .errors import UserError, unknown
 from .run import Run
 from .spec import Spec, choose, make
-from .training import checkpoint
+from .training import augment, checkpoint
 from .training.device import Placement, device_named
 from .training.ema import fill
 
@@ -242,8 +242,13 @@ class Placed(nn.Module):
 
 
 def build_net(config: Config, facts: Facts, net: nn.Module | None = None) -> nn.Module:
-    """The untrained network of a config, or one's own, with the labels of the data declared where it can take them."""
+    """The untrained network of a config, or one's own, with the labels of the data declared where it can take them.
+
+    Raises UserError for options that it refuses, and if the config has it told of augmentation and it cannot be.
+    """
     if net is not None:
+        if config.augment and not augment.declared(getattr(net, "conditions", {})):
+            raise _untold("This network")
         return net
     if config.net.name not in nets.NETS:
         raise unknown("network", config.net.name, nets.NETS)
@@ -254,7 +259,19 @@ def build_net(config: Config, facts: Facts, net: nn.Module | None = None) -> nn.
         options["patch"] = 1 if max(facts.shape[1:]) < 16 else 2
     if config.variance_weight and "outputs" not in config.net.kw:
         options["outputs"] = 2
+    if config.augment:
+        if "augment" not in nets.options(config.net.name) or config.net.kw.get("augment", augment.LENGTH) != augment.LENGTH:
+            raise _untold(f"The network {config.net}")
+        if "augment" not in config.net.kw:
+            options["augment"] = augment.LENGTH
     return make(nets.NETS, config.net, "network", facts.shape[0], **options)
+
+
+def _untold(what: str) -> UserError:
+    return UserError(
+        f"{what} cannot be told how a picture was transformed, as --augment needs. Take --net unet, or the flags that need "
+        "no telling: --flip, --flip-vertical, --rotate, --translate."
+    )
 
 
 def assemble(net: nn.Module, config: Config, placement: Placement, path: Path | None = None, images: int = 0) -> Model:

@@ -16,13 +16,14 @@ from torch import nn
 from . import draws, nets
 from .config import BUDGET, FREE, Config, Facts, build_schedule, builtins, checked
 from .data import AffineCodec, Images, Source, gather, open_source, split
+from .data.gather import LARGEST, SMALL
 from .denoisers import LOWEST, Denoiser, made_for
 from .errors import UserError
 from .losses import WEIGHTS
 from .model import Model, assemble, build_net
 from .run import Run
 from .spec import Spec, make
-from .training import checkpoint, loop, watch
+from .training import augment, checkpoint, loop, watch
 from .training.device import Placement, device_named, machine
 from .training.device import choose as choose_placement
 from .training.device import speed as measured_speed
@@ -72,7 +73,11 @@ def settled(config: Config, net: nn.Module | None = None) -> Config:
 
 
 def _plan(data: Any, source: Source, config: Config, progress: Progress | None = None) -> Plan:
-    images = gather(source, config.size, config.channels, config.fit, config.strict, progress=progress)
+    keep = LARGEST if config.crop else SMALL  # windows are cut from pictures as they are
+    images = gather(source, config.size, config.channels, config.fit, config.strict, keep, progress)
+    shape = augment.checked(config, images.shape)
+    flip, flipped = _flip(config, images)
+    config = msgspec.structs.replace(config, flip=flip)
     train, held, said = split(images, config.held_out)
     codec = AffineCodec.fit(images)
     some = draws.shuffle(0, "sigma_data", torch.arange(min(len(train), 10_000)), len(train))
@@ -84,7 +89,7 @@ def _plan(data: Any, source: Source, config: Config, progress: Progress | None =
         fingerprint=images.fingerprint,
         train=len(train),
         held_out=len(held),
-        shape=images.shape,
+        shape=shape,
         codec={"low": list(codec.low), "high": list(codec.high), "dtype": codec.dtype},
         sigma_data=round(sigma_data, 4),
         label_names=images.label_names,
@@ -92,10 +97,22 @@ def _plan(data: Any, source: Source, config: Config, progress: Progress | None =
     )
     reasons = [*images.notes]
     c, h, w = facts.shape
+    reasons += [flipped, *([f"Windows of {h}x{w} are cut from them at random, anew each time."] if config.crop else [])]
     labels = f", {len(facts.label_names)} labels" if facts.label_names else ", no labels"
     reasons.append(said)
     reasons.append(f"{facts.train:,} pictures to train on, {facts.held_out:,} held out; {h}x{w}x{c} {codec.dtype}{labels}.")
     return Plan(msgspec.structs.replace(config, facts=facts), train, held, reasons)
+
+
+def _flip(config: Config, images: Images) -> tuple[bool, str]:
+    """Whether pictures are mirrored left to right, and the sentence that says why."""
+    if config.flip is not None:
+        return config.flip, f"The pictures are {'' if config.flip else 'not '}mirrored left to right, as was asked."
+    if not images.natural:
+        return False, "The pictures are not mirrored: letters, digits and medicine know left from right (--flip mirrors them)."
+    if images.shape[0] != 3:
+        return False, "The pictures are not mirrored, for only photographs in colour are unless asked (--flip)."
+    return True, "Half of the pictures are mirrored left to right, as photographs in colour may be (--no-flip leaves them)."
 
 
 def budget(config: Config, speed: Callable[[], float]) -> Config:
@@ -202,7 +219,7 @@ def _fit(plan: Plan, run: Run, net: nn.Module, placement: Placement, watchers: S
     run.write_held_out(plan.held_out.paths)
     run.rewind_log(state.images)
     codec = AffineCodec(**plan.facts.codec)
-    stream = Stream(plan.train, codec, placement, state.denoiser.conditions, config.seed, config.flip, config.label_dropout)
+    stream = Stream.of(config, plan.train, codec, placement, state.denoiser.conditions)
     shown = lambda weights: _shown(assemble(weights, config, placement))
     pictures = watch.Pictures(shown, run.grid, run.records, run.loss_curve)
     everyone: tuple[loop.Watcher, ...] = (watch.Log(run.log), *watchers, pictures)
@@ -257,7 +274,7 @@ def _trial(plan: Plan, net: nn.Module) -> Callable[[nn.Module, Placement], None]
 
     def step(net: nn.Module, placement: Placement) -> None:
         denoiser = Denoiser(net.train(), schedule, config.predict, config.c_noise, facts.sigma_data)
-        x0, cond = Stream(plan.train, codec, placement, denoiser.conditions).batch(positions)
+        x0, cond = Stream.of(config, plan.train, codec, placement, denoiser.conditions).batch(positions)
         t = torch.full((len(positions),), schedule.time(LOWEST / 6), dtype=torch.float64)
         with placement.autocast():
             loss = loop.loss_of(config, denoiser, x0, t, torch.zeros_like(x0), cond)

@@ -97,7 +97,7 @@ def _packed(
     try:
         found, contents = packed.pack(source, way.folder(source, cache), way, progress)
     except Differs:
-        way = Way((SMALL, SMALL), fit, False)
+        way = _unequal(fit, keep)
         found, contents = packed.pack(source, way.folder(source, cache), way, progress)
     folder = way.folder(source, cache)
     items = [source.item(i) for i in range(len(source))]
@@ -153,6 +153,12 @@ def _guess(source: Source, fit: str, keep: int) -> Way:
             reason(error)
     if len(sizes) == 1 and max(own := sizes.pop()) <= keep:
         return Way(_target(own) or own, fit, True)
+    return _unequal(fit, keep)
+
+
+def _unequal(fit: str, keep: int) -> Way:
+    if keep > SMALL:
+        raise UserError("Windows are cut from pictures of one size, and these differ or are too large: give it, as in --size 256.")
     return Way((SMALL, SMALL), fit, False)
 
 

@@ -26,11 +26,13 @@ def _zero(module: nn.Module) -> nn.Module:
 class Embedding(nn.Module):
     """c_noise (B,) and label (B,) -> (B, width): Fourier features of the one beside a code of the other, through an MLP.
 
+    What is told of augmentation, a vector (B, augment), joins them there.
+
     c_noise is log(sigma / alpha) / 4, which moves by less than 3; the frequencies therefore run from 1/8 to 4 turns a
     unit, fine enough to tell neighbouring noise levels apart and coarse enough to be smooth between them.
     """
 
-    def __init__(self, width: int, classes: int | None):
+    def __init__(self, width: int, classes: int | None, augment: int = 0):
         super().__init__()
         self.frequencies: Tensor
         self.register_buffer("frequencies", 2 * math.pi * torch.logspace(-3, 2, 32, base=2), persistent=False)
@@ -38,12 +40,17 @@ class Embedding(nn.Module):
         # hardly heeded after 200,000 images. One row more than there are classes: the last means 'not told'.
         self.label = None if classes is None else nn.Embedding(classes + 1, 64)
         self.mlp = nn.Sequential(nn.Linear(64 if classes is None else 128, width), nn.SiLU(), nn.Linear(width, width))
+        # Without a bias, so that zeros say exactly nothing.
+        self.augment = nn.Linear(augment, width, bias=False) if augment else None
 
-    def forward(self, c_noise: Tensor, label: Tensor | None) -> Tensor:
+    def forward(self, c_noise: Tensor, label: Tensor | None, augment: Tensor | None = None) -> Tensor:
         with torch.autocast(c_noise.device.type, enabled=False):  # angles of many turns need float32
             angles = c_noise.float()[:, None] * self.frequencies  # (B, 32)
             features = [angles.sin(), angles.cos()] + ([] if self.label is None else [self.label(label)])
-            return F.silu(self.mlp(torch.cat(features, 1)))  # (B, width)
+            h = self.mlp[0](torch.cat(features, 1))  # (B, width)
+            if self.augment is not None and augment is not None:  # as one more of the features
+                h = h + self.augment(augment.float())
+            return F.silu(self.mlp[1:](h))  # (B, width)
 
 
 class Block(nn.Module):
@@ -105,6 +112,7 @@ class UNet(nn.Module):
     attention   how many of the innermost levels attend; the middle always does
     patch       side of the square of pixels folded into channels at the door: 1 or 2 (or more)
     classes     number of labels, or None for a network that knows no label
+    augment     length of the vector that tells how a picture was transformed, or 0 for a network that is not told
     dropout     probability that a feature is dropped in training
     outputs     1, or 2 for a learned variance beside the prediction
     """
@@ -121,16 +129,21 @@ class UNet(nn.Module):
         attention: int = 1,
         patch: int = 2,
         classes: int | None = None,
+        augment: int = 0,
         dropout: float = 0.0,
         outputs: int = 1,
     ):
         super().__init__()
         if min(width, blocks, patch, outputs, *mults) < 1 or not 0 <= dropout < 1:
             raise ValueError("width, mults, blocks, patch and outputs are at least 1, and 0 <= dropout < 1")
+        if augment < 0:
+            raise ValueError("augment is the length of a vector, or 0")
         self.conditions = {} if classes is None else {"label": Condition(classes=classes)}
+        if augment:
+            self.conditions["augment"] = Condition((augment,), torch.float32)
         self.classes, self.patch, self.multiple = classes, patch, patch * 2 ** (len(mults) - 1)
         emb_width = 4 * width
-        self.embedding = Embedding(emb_width, classes)
+        self.embedding = Embedding(emb_width, classes, augment)
         self.enter = nn.Conv2d(channels * patch**2, width, 3, padding=1)
         self.downs, self.ups = nn.ModuleList(), nn.ModuleList()
         skips, current = [width], width
@@ -156,11 +169,20 @@ class UNet(nn.Module):
         self.norm = GroupNorm(_groups(current), current)
         self.leave = _zero(nn.Conv2d(current, outputs * channels * patch**2, 3, padding=1))
 
-    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        label: Tensor | None = None,
+        augment: Tensor | None = None,
+        augment_given: Tensor | None = None,
+    ) -> Tensor:
         x, crop = pad_to_multiple(x, self.multiple)
         if label is None and self.classes is not None:  # nobody said: 'not told'
             label = torch.full_like(c_noise, self.classes, dtype=torch.int64)
-        emb = self.embedding(c_noise, label)  # (B, 4 width)
+        if augment is not None and augment_given is not None:
+            augment = augment * augment_given[:, None]
+        emb = self.embedding(c_noise, label, augment)  # (B, 4 width)
         h = self.enter(F.pixel_unshuffle(x, self.patch))  # (B, width, H / patch, W / patch)
         states = [h]
         for down in self.downs:
