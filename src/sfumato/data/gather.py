@@ -102,7 +102,9 @@ def _packed(
     folder = way.folder(source, cache)
     items = [source.item(i) for i in range(len(source))]
     skipped = [(item.path, str(one)) for item, one in zip(items, found, strict=True) if isinstance(one, str)]
-    pictures = [(item, row, len(one)) for item, one in zip(items, found, strict=True) if not isinstance(one, str) for row in one]
+    pictures = [
+        (item, row, len(one)) for item, one in zip(items, found, strict=True) if not isinstance(one, str) for row in one
+    ]
     if not pictures:
         raise UserError(f"None of the {len(items)} files of '{source.name}' can be read; {': '.join(skipped[0])}.")
     if len(pictures) < 2:
@@ -111,9 +113,9 @@ def _packed(
     rows = [row for _, row, _ in pictures]
     _refuse_mixture([(item, row) for item, row, _ in pictures])
     wanted, notes = _settle(source, rows, way, target, channels, skipped, len(items))
-    other = packed.convert(folder, rows, wanted)
+    converted = packed.convert(folder, rows, wanted)
     kind = f"{wanted}-{rows[0].kind.partition('-')[2]}"
-    places = np.array([other.get((row.kind, row.row), row.row) for row in rows], np.int64)
+    places = np.array([converted.get((row.kind, row.row), row.row) for row in rows], np.int64)
 
     labels = [item.label for item, _, _ in pictures]
     label_type = np.min_scalar_type(max(0, len(source.label_names or ()) - 1))
@@ -158,7 +160,9 @@ def _guess(source: Source, fit: str, keep: int) -> Way:
 
 def _unequal(fit: str, keep: int) -> Way:
     if keep > SMALL:
-        raise UserError("Windows are cut from pictures of one size, and these differ or are too large: give it, as in --size 256.")
+        raise UserError(
+            "Windows are cut from pictures of one size, and these differ or are too large: give it, as in --size 256."
+        )
     return Way((SMALL, SMALL), fit, False)
 
 

@@ -4,7 +4,7 @@ import hashlib
 import mmap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ class Positions(Protocol):
     """A list of positions that need not be in memory."""
 
     def __len__(self) -> int: ...
-    def __getitem__(self, index: np.ndarray, /) -> np.ndarray: ...
+    def __getitem__(self, index: Any, /) -> np.ndarray: ...
 
 
 class AllBut:
@@ -153,7 +153,8 @@ class Images:
     def subset(self, indices: "Sequence[int] | np.ndarray | torch.Tensor | AllBut") -> "Images":
         """The pictures at these positions; nothing is copied but what is known of each."""
         index = indices if isinstance(indices, AllBut) else np.asarray(indices, np.int64)
-        few = lambda values: None if values is None else _Some(values, index) if isinstance(index, AllBut) else values[index]
+        lazy = isinstance(index, AllBut)
+        few: Callable[[Any], Any] = lambda values: None if values is None else _Some(values, index) if lazy else values[index]
         where = lambda: [self.paths[i] for i in index[np.arange(len(index))]]
         return Images(
             self._array, few(self.labels), self.label_names, self.name, self.notes, self.skipped,

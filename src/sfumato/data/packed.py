@@ -162,7 +162,8 @@ def _index(folder: Path) -> sqlite3.Connection:
         ):
             index.execute(f"CREATE TABLE IF NOT EXISTS {table}")
     except sqlite3.DatabaseError as error:
-        raise UserError(f"{path} is damaged ({error}). Type `sfumato cache clear {folder.name}` and then the same again.") from error
+        mend = f"Type `sfumato cache clear {folder.name}` and then the same again."
+        raise UserError(f"{path} is damaged ({error}). {mend}") from error
     return index
 
 
@@ -182,7 +183,7 @@ class _Files:
         kind = f"{len(pixels)}-{pixels.dtype.name}"
         if kind not in self.open:
             path = pixels_file(self.folder, kind)
-            self.open[kind] = open(path, "r+b" if path.exists() else "w+b")
+            self.open[kind] = open(path, "r+b" if path.exists() else "w+b")  # noqa: SIM115  # closed by close
             self.open[kind].seek(self.counts.setdefault(kind, 0) * pixels.nbytes)
             self.shapes[kind] = pixels.shape
         self.open[kind].write(np.ascontiguousarray(pixels).data)
@@ -218,7 +219,8 @@ def _rows(found: str) -> list[Row] | str:
     """What the index says of a unit, read; a text that is no list is a reason."""
     if not found.startswith("["):
         return found
-    return [Row(k, r, h, w, int(x), tuple(lo), tuple(hi), m, tuple(re), g) for k, r, h, w, x, lo, hi, m, re, g in json.loads(found)]
+    rows = json.loads(found)
+    return [Row(k, r, h, w, int(x), tuple(lo), tuple(hi), m, tuple(re), g) for k, r, h, w, x, lo, hi, m, re, g in rows]
 
 
 def _stamp(source: Source, i: int) -> str:

@@ -19,6 +19,7 @@ from .cifar import looks_like_cifar, open_cifar, open_cifar_file, refuse_pickled
 from .decode import SUFFIXES, VOLUMES, is_readable, looks_like_dicom
 from .files import FileSource, Listing
 from .folders import Found, choose_manifest, is_manifest, meaning, nothing_found, shown, sort_out
+from .hub import is_arrow, open_arrow, open_hub
 from .idx import FILE_NAME, find_pairs, looks_like_idx, open_idx, open_idx_pair, unpacked_start
 from .manifest import grouped, read_dataset_json, read_manifest
 from .source import HELD_OUT, TRAIN, ArraySource, Item, Source
@@ -61,9 +62,7 @@ def open_source(data: Any, group: str | None = None, window: tuple[float, float]
                 raise _missing(text, path)
             text, path = str(copy), Path(copy)
         if text.startswith("hub:"):
-            from .hub import open_hub
-
-            return open_hub(text)
+            return open_hub(text, cache_folder())
     store = open_store(path)
     return _open_file(path, group, window) if store is None else _open_store(store, group, window)
 
@@ -95,9 +94,7 @@ def _kept(key: str) -> Path:
     return cache_folder() / "opened" / f"{name}.listing"
 
 
-def _files(
-    store: Store, files: Files, listing: Listing, group: str | None, window: tuple[float, float] | None
-) -> FileSource:
+def _files(store: Store, files: Files, listing: Listing, group: str | None, window: tuple[float, float] | None) -> FileSource:
     medical = any(path.lower().endswith(VOLUMES) for path in listing.paths[:100])
     letters = all(len(name) == 1 for name in listing.label_names or ("photographs",))
     return FileSource(store, files, listing, window, group or "", natural=not medical and not letters)
@@ -112,9 +109,7 @@ def _arrays(store: Store, found: Found, files: list[str]) -> Source | None:
         return open_cifar(_folder(store, "CIFAR files"))
     if found.images:
         return None
-    if found.parquet:
-        from .hub import open_arrow
-
+    if is_arrow(files):
         return open_arrow(_folder(store, "parquet files"), cache_folder())
     sets = [*find_pairs(found.idx), *((name, None) for name in (*found.npy, *found.npz))]
     if len(sets) == 1:
