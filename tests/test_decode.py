@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sfumato.data.decode import BESIDE, CONVERTED, FRAMES, TRANSPARENT, decode, is_readable, looks_like_dicom, reason
-from sfumato.data.volumes import ASKED, EMPTY, NAMED, NOT_NUMBERS, OWN, UNPLACED
+from sfumato.data.decode import BESIDE, CONVERTED, FRAMES, TRANSPARENT, as_stored, decode, is_readable, looks_like_dicom, reason
+from sfumato.data.volumes import ASKED, EMPTY, NAMED, NOT_NUMBERS, OWN, UNPLACED, to_16_bits
 from sfumato.errors import UserError
 
 imagecodecs, tifffile = pytest.importorskip("imagecodecs"), pytest.importorskip("tifffile")
@@ -274,6 +274,9 @@ def test_other_numbers_of_a_tiff(dtype):
 
 
 def test_32_bit_integers_are_exact_or_refused():
+    assert as_stored(np.array([True, False])).tolist() == [255, 0]
+    positive = noise(9, 11, dtype=np.uint16) // 2
+    same(one(tiff(positive.astype(np.int16))), positive.astype(np.float32), "I;16S")
     small = noise(9, 11, dtype=np.uint16).astype(np.uint32)
     same(one(tiff(small)), small.astype(np.uint16))
     same(one(tiff(small.astype(np.int32) - 40000)), small.astype(np.float32) - 40000)
@@ -386,11 +389,12 @@ def test_windows_of_nifti():
     low, high = np.percentile(values, (0.5, 99.5))
     first = lambda a: a[::-1, ::-1, 0].T
     same(decode(nifti(VOLUME), "a.nii")[0], first(shown(values, low, high)), remarks=(OWN,))
-    named = nifti(VOLUME, cal_min=-100, cal_max=3000)
-    same(decode(named, "a.nii")[0], first(shown(values, -100, 3000)), remarks=(NAMED,))
-    same(decode(named, "a.nii", (40, 400))[0], first(shown(values, -160, 240)), remarks=(ASKED,))
-    scaled = nifti(VOLUME, scl_slope=2, scl_inter=-10)
-    same(decode(gzip.compress(scaled), "a.nii.gz", (40, 400))[0], first(shown(values * 2 - 10, -160, 240)), remarks=(ASKED,))
+    named = nifti(VOLUME, cal_min=-20000, cal_max=30000)
+    same(decode(named, "a.nii")[0], first(shown(values, -20000, 30000)), remarks=(NAMED,))
+    same(decode(named, "a.nii", (1000, 40000))[0], first(shown(values, -19000, 21000)), remarks=(ASKED,))
+    scaled = gzip.compress(patched(nifti(VOLUME), 112, "<ff", 2, -10))  # slope, intercept
+    same(decode(scaled, "a.nii.gz", (0, 100000))[0], first(shown(values * 2 - 10, -50000, 50000)), remarks=(ASKED,))
+    assert to_16_bits(np.array([1.0, 2.0, 3.0]), 2, 2).tolist() == [0, 0, 65535]
     with pytest.raises(UserError, match="width above 0"):
         decode(named, "a.nii", (40, 0))
 
@@ -636,6 +640,10 @@ def test_headers_that_promise_too_much_are_refused_before_anything_is_made(monke
         "many.dcm",
     ):
         assert "asked for" not in (outcome(ABSURD[name], name) or "asked for"), name
+
+
+def test_an_empty_file_is_called_so():
+    assert outcome(b"", "a.png") == "The file is empty"
 
 
 def test_pages_that_lead_in_a_circle_end():

@@ -160,7 +160,7 @@ def as_stored(array: np.ndarray) -> np.ndarray:
     """Any numbers as uint8, uint16 or float32. Raises UserError for those that none of these holds."""
     kind, size = array.dtype.kind, array.dtype.itemsize
     if kind == "b":
-        return array.astype(np.uint8) * np.uint8(255)
+        return np.where(array, np.uint8(255), np.uint8(0))
     if kind == "u" and size <= 2:
         return array.astype(array.dtype.newbyteorder("="))
     if kind == "f" or (kind == "i" and size <= 2):
