@@ -317,10 +317,3 @@ def _sizes_and_times(root: str, names: Sequence[str]) -> array:
         except OSError:
             numbers.extend((-1, -1))
     return numbers
-
-
-def find(root: os.PathLike) -> Found:
-    """What the former module of sources asks for, and what goes with it."""
-    from .decode import SUFFIXES
-
-    return sort_out(walk(str(root))[0], lambda name: os.path.splitext(name)[1].lower() in SUFFIXES)

@@ -102,9 +102,8 @@ def _packed(
     folder = way.folder(source, cache)
     items = [source.item(i) for i in range(len(source))]
     skipped = [(item.path, str(one)) for item, one in zip(items, found, strict=True) if isinstance(one, str)]
-    pictures = [
-        (item, row, len(one)) for item, one in zip(items, found, strict=True) if not isinstance(one, str) for row in one
-    ]
+    read = [(item, one) for item, one in zip(items, found, strict=True) if not isinstance(one, str)]
+    pictures = [(item, row, len(one)) for item, one in read for row in one]
     if not pictures:
         raise UserError(f"None of the {len(items)} files of '{source.name}' can be read; {': '.join(skipped[0])}.")
     if len(pictures) < 2:

@@ -63,6 +63,8 @@ def open_source(data: Any, group: str | None = None, window: tuple[float, float]
             text, path = str(copy), Path(copy)
         if text.startswith("hub:"):
             return open_hub(text, cache_folder())
+    if path.suffix.lower() == ".npz":  # a zip too, but of arrays
+        return open_npz(path)
     store = open_store(path)
     return _open_file(path, group, window) if store is None else _open_store(store, group, window)
 
@@ -185,8 +187,6 @@ def _open_file(path: Path, group: str | None, window: tuple[float, float] | None
         raise UserError(f"'{path}' cannot be read: {error.strerror}.") from error
     if suffix == ".npy" or start[:6] == b"\x93NUMPY":
         return open_npy(path)
-    if suffix == ".npz":
-        return open_npz(path)
     if suffix == ".bin":
         return open_cifar_file(path)
     if idx:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -35,8 +36,7 @@ def save(pack: Path, pixels: str, shape: tuple[int, int, int], images: dict[str,
     folder = pack / "views" / key.hexdigest()
     if folder.exists():
         return folder
-    sibling = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(sibling, ignore_errors=True)
+    sibling = folder.with_name(f".{uuid4().hex}")
     sibling.mkdir(parents=True)
     for name, array in arrays.items():
         np.save(sibling / f"{name}.npy", array, allow_pickle=False)
