@@ -236,10 +236,17 @@ def test_settings_are_typed_and_old_files_mean_what_they_meant():
     assert from_json('{"flip": true}').flip is True
     assert from_json('{"flip": false}').flip is False
     assert from_json('{"flip": null}') == from_json("{}") == Config()
-    s = Stream.of(msgspec.structs.replace(full, flip=True, seed=4), pictures(), AffineCodec((0,) * 3, (255,) * 3, "uint8"), CPU,
-                  ["augment", "label"])  # fmt: skip
-    options = {"rotate": True, "flip_vertical": True, "translate": 2, "augment": 0.12, "crop": (8, 8), "label_dropout": 0.1}
-    assert torch.equal(s.batch(torch.arange(20))[0], stream(flip=True, **options).batch(torch.arange(20))[0])
+    codec, config = (
+        AffineCodec((0,) * 3, (255,) * 3, "uint8"),
+        msgspec.structs.replace(full, flip=True, seed=4, label_dropout=0.5),
+    )
+    options = {"rotate": True, "flip_vertical": True, "translate": 2, "augment": 0.12, "crop": (8, 8), "label_dropout": 0.5}
+    (x0, cond), (expected, told) = (
+        s.batch(torch.arange(20))
+        for s in (Stream.of(config, pictures(), codec, CPU, ["augment", "label"]), stream(flip=True, **options))
+    )
+    assert torch.equal(x0, expected)
+    assert all(torch.equal(cond[name], told[name]) for name in ("augment", "label"))
 
 
 @pytest.mark.parametrize(
