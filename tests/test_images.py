@@ -295,8 +295,8 @@ def test_fashion_mnist_is_read_as_it_is():
     assert (len(images), images.shape, images.name) == (60_000, (1, 28, 28), "train")
     assert images.label_counts.tolist() == [6000] * 10
     assert len(np.unique(images.hashes)) == 60_000
-    with pytest.raises(UserError, match="several data sets"):
-        open_source(path.parent)
+    assert images.label_names == tuple("0123456789")
+    assert images.natural
 
 
 @pytest.mark.slow

@@ -3,15 +3,13 @@
 import gzip
 import os
 import struct
-import zlib
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from sfumato.data import open_source
-from sfumato.data import sources as sources_module
+from sfumato.data import ArraySource, open_source
 from sfumato.errors import UserError
 
 IDX_TYPES = {"u1": 0x08, "i1": 0x09, "i2": 0x0B, "i4": 0x0C, "f4": 0x0D, "f8": 0x0E}
@@ -67,13 +65,16 @@ def test_subfolders_that_hold_all_images_are_classes(tmp_path):
     ]
 
 
-def test_one_subfolder_is_no_class_and_of_train_and_test_only_train_is_used(tmp_path):
+def test_one_subfolder_is_no_class_and_test_folders_are_held_out(tmp_path):
     for name in ("data/train/cat/a.png", "data/train/dog/b.png", "data/test/cat/c.png"):
         save(tmp_path / name)
     source = open_source(tmp_path)
     assert source.label_names == ("cat", "dog")
-    assert [source.item(i).path for i in range(len(source))] == ["data/train/cat/a.png", "data/train/dog/b.png"]
-    assert "'train' is used" in " ".join(source.notes)
+    assert {source.item(i).path: (source.item(i).label, source.item(i).split) for i in range(len(source))} == {
+        "data/train/cat/a.png": (0, "train"),
+        "data/train/dog/b.png": (1, "train"),
+        "data/test/cat/c.png": (0, "held-out"),
+    }
 
 
 def test_links_that_lead_in_a_circle_end(tmp_path):
@@ -89,7 +90,7 @@ def test_a_folder_without_images_says_what_is_read_and_what_is_there(tmp_path):
     text = refusal(tmp_path)
     assert "png jpg" in text
     assert "1 .txt" in text
-    assert "Unpack the zip" in text
+    assert f"name it itself: {tmp_path}/all.zip" in text
 
 
 def test_what_does_not_exist_is_refused_with_the_nearest_name(tmp_path):
@@ -101,9 +102,9 @@ def test_what_does_not_exist_is_refused_with_the_nearest_name(tmp_path):
     assert "found an empty name" in refusal("")
 
 
-def test_a_zip_one_picture_and_other_files_are_refused(tmp_path):
+def test_a_damaged_zip_one_picture_and_other_files_are_refused(tmp_path):
     (tmp_path / "a.zip").write_bytes(b"PK\3\4 and so on")
-    assert "Unpack it" in refusal(tmp_path / "a.zip")
+    assert "damaged" in refusal(tmp_path / "a.zip")
     assert "is one picture" in refusal(save(tmp_path / "a.png"))
     (tmp_path / "a.tar.gz").write_bytes(gzip.compress(b"not an idx file"))
     assert "of no type that is read" in refusal(tmp_path / "a.tar.gz")
@@ -112,8 +113,12 @@ def test_a_zip_one_picture_and_other_files_are_refused(tmp_path):
 # Files in a folder
 
 
+def pictures_of(source, i=0):
+    return source.decode(i, source.load(i))
+
+
 def read(path):
-    return open_source(path.parent).read(0)
+    return pictures_of(open_source(path.parent))[0].pixels
 
 
 @pytest.mark.parametrize(
@@ -153,32 +158,14 @@ def test_transparency_is_laid_over_white_and_told(tmp_path):
     rgba = np.zeros((4, 4, 4), np.uint8)
     rgba[0, :, 3] = 255
     Image.fromarray(rgba).save(tmp_path / "a.png")
-    pixels, remarks = open_source(tmp_path).decode(0)
+    [picture] = pictures_of(open_source(tmp_path))
+    pixels, remarks = picture.pixels, picture.remarks
     assert (pixels[0] == 0).all()
     assert (pixels[1:] == 255).all()
     assert "laid over white" in remarks[0]
     rgba[..., 3] = 255
     Image.fromarray(rgba).save(tmp_path / "a.png")
-    assert open_source(tmp_path).decode(0)[1] == ()
-
-
-def png_16_bit_colour(height=4, width=4):
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    rows = (b"\0" + bytes(6 * width)) * height
-    header = struct.pack(">IIBBBBB", width, height, 16, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-
-
-def test_16_bit_colour_is_refused_because_pillow_would_cut_it(tmp_path):
-    (tmp_path / "a.png").write_bytes(png_16_bit_colour())
-    with pytest.raises(UserError, match="16-bit colour"):
-        read(tmp_path / "a.png")
-    (tmp_path / "a.png").unlink()
-    (tmp_path / "b.ppm").write_bytes(b"P6 4 4 65535\n" + bytes(6 * 16))
-    with pytest.raises(UserError, match="16-bit colour"):
-        read(tmp_path / "b.ppm")
+    assert pictures_of(open_source(tmp_path))[0].remarks == ()
 
 
 # idx
@@ -193,8 +180,8 @@ def test_idx_files_are_read_in_every_type(tmp_path, kind, packed):
     path.write_bytes(gzip.compress(data) if packed else data)
     source = open_source(path)
     assert (source.name, source.kind, len(source)) == ("few", "idx", 5)
-    assert source.read(3).dtype in (np.uint8, np.float32)
-    assert np.array_equal(source.read(3)[..., 0], array[3])
+    assert source.load(3).dtype in (np.uint8, np.float32)
+    assert np.array_equal(source.load(3)[..., 0], array[3])
 
 
 def test_negative_idx_values_become_float32(tmp_path):
@@ -231,16 +218,21 @@ def test_damaged_idx_files_are_refused(tmp_path):
 
 
 def test_a_folder_of_several_data_sets_is_refused_by_name(tmp_path):
-    for name in ("train", "t10k"):
+    for name in ("train", "t10k", "other"):
         (tmp_path / f"{name}-images-idx3-ubyte").write_bytes(idx_bytes(pictures()))
     text = refusal(tmp_path)
-    assert "t10k-images-idx3-ubyte, train-images-idx3-ubyte" in text
+    assert "other-images-idx3-ubyte" in text
     assert "Name one" in text
+    (tmp_path / "other-images-idx3-ubyte").unlink()
+    source = open_source(tmp_path)
+    assert source.held_out.tolist() == [False] * 5 + [True] * 5
     (tmp_path / "t10k-images-idx3-ubyte").unlink()
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx_bytes(pictures())))
     assert len(open_source(tmp_path)) == 5  # a file and its .gz are one data set
     save(tmp_path / "a.png")
-    assert "and 1 image files" in refusal(tmp_path)
+    source = open_source(tmp_path)
+    assert len(source) == 1
+    assert "1 files of arrays beside the images are not read" in " ".join(source.notes)
 
 
 # Arrays
@@ -257,9 +249,9 @@ def test_the_small_axis_of_an_array_is_its_channels(tmp_path, shape, expected):
     assert (source.name, source.kind, source.array.shape[1:]) == ("set", "npy", expected)
     assert isinstance(source.array, np.memmap)
     want = array[2][..., None] if array.ndim == 3 else array[2] if shape[3] < 5 else array[2].transpose(1, 2, 0)
-    assert np.array_equal(source.read(2), want)
-    assert np.array_equal(open_source(array).read(2), want)
-    assert np.array_equal(open_source(torch.from_numpy(array)).read(2), want)
+    assert np.array_equal(source.load(2), want)
+    assert np.array_equal(open_source(array).load(2), want)
+    assert np.array_equal(open_source(torch.from_numpy(array)).load(2), want)
 
 
 def test_an_ambiguous_shape_is_told():
@@ -306,6 +298,6 @@ def test_digits_are_the_embedded_default():
     source = open_source("digits")
     assert (source.name, source.kind, len(source)) == ("digits", "digits", 1797)
     assert source.array.max() == 255
-    assert source.read(0).shape == (8, 8, 1)
+    assert source.load(0).shape == (8, 8, 1)
     assert [source.item(i).label for i in range(10)] == list(range(10))
-    assert isinstance(source, sources_module.ArraySource)
+    assert isinstance(source, ArraySource)

@@ -145,7 +145,7 @@ def nothing_found(where: str, found: Found, read: Iterable[str]) -> UserError:
         return UserError(f"'{where}' is empty. Put images into it ({types}), or name the folder that holds them.")
     there = ", ".join(f"{count} {shown(suffix)}" for suffix, count in counts.most_common(4))
     there += " and more" if len(counts) > 4 else ""
-    archive = f" To use what an archive holds, name it itself: {where}/{shown(found.archives[0])}" if found.archives else ""
+    archive = f" To use what an archive holds, name it itself: {where}/{shown(found.archives[0])}." if found.archives else ""
     return UserError(f"'{where}' holds no images: expected files of type {types}; found {there}.{archive}")
 
 

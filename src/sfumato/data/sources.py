@@ -119,6 +119,9 @@ def _arrays(store: Store, found: Found, files: list[str]) -> Source | None:
         root = _folder(store, "arrays")
         source = open_idx_pair(root / train, root / test) if test else _open_file(root / train, None, None)
         source.name = store.name
+        if found.archives:
+            beside = ", ".join(shown(name) for name in found.archives[:4])
+            source.notes += (f"{len(found.archives)} archives beside it are not read ({beside}); name one to use it instead.",)
         return source
     if sets:
         raise _several(store, [name for name, _ in sets])
