@@ -93,20 +93,21 @@ def shuffle(seed: int, purpose: str, positions: Tensor, n: int) -> Tensor:
     """
     rounds, bits = 8, max(2, (n - 1).bit_length())
     left, right = (1 << bits // 2) - 1, (1 << bits - bits // 2) - 1  # masks of the two halves
-    round_keys = words(keys(seed, purpose, positions // n), rounds).unbind(1)
+    epochs, epoch = torch.unique(positions // n, return_inverse=True)  # round keys are worked out once an epoch
+    round_keys = words(keys(seed, purpose, epochs), rounds)
 
-    def scramble(x: Tensor) -> Tensor:
+    def scramble(x: Tensor, epoch: Tensor) -> Tensor:
         high, low = x >> (bits - bits // 2), x & right
-        for k, key in enumerate(round_keys):
+        for k, key in enumerate(round_keys[epoch].unbind(1)):
             if k % 2:
                 low = low ^ _mix(high + key) & right
             else:
                 high = high ^ _mix(low + key) & left
         return high << (bits - bits // 2) | low
 
-    index = scramble(positions % n)
-    while (outside := index >= n).any():
-        index = torch.where(outside, scramble(index), index)
+    index = scramble(positions % n, epoch)
+    while len(outside := (index >= n).nonzero()[:, 0]):
+        index[outside] = scramble(index[outside], epoch[outside])
     return index
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 FITS = ("crop", "pad", "stretch")
-SAME = {"uint8": 2}  # JPEG moves the channels of a gray picture apart by so much; other types hold exact values
+SAME = {"uint8": 8}  # JPEG tints a gray picture by up to 7 levels, and the eye sees none of it; other types hold exact values
 _LANCZOS = Image.Resampling.LANCZOS
 
 
