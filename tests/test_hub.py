@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import types
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,14 @@ from PIL import Image
 
 from sfumato.data import decode as decoding
 from sfumato.data.hub import is_arrow, open_arrow, open_hub
+from sfumato.data.hub_columns import read_classes
 from sfumato.data.names import NAMED, copies, forget, hub_name, remember, resolve, spell
 from sfumato.data.source import HELD_OUT, TRAIN, Picture
 from sfumato.data.torches import open_torch
 from sfumato.errors import UserError
 
 needs_library = pytest.mark.skipif(
-    "datasets" not in sys.modules and __import__("importlib.util").util.find_spec("datasets") is None,
-    reason="the package datasets is not installed: pip install 'sfumato[hub]'",
+    find_spec("datasets") is None, reason="the package datasets is not installed: pip install 'sfumato[hub]'"
 )
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, 5, 6, 3), np.uint8)  # (N, H, W, C)
 CLASSES = [0, 1, 2, 0, 1, 2, 0]
@@ -170,6 +171,15 @@ def test_rows_without_class_and_a_test_split_without_any(library, tmp_path):
     assert [source.item(i).label for i in range(len(source))] == [0, 1, None, 0, 1, None, 0]
     assert any("2 of 7 rows" in note for note in source.notes)
     assert any("'test' has no classes" in note for note in source.notes)
+
+
+@needs_library
+def test_a_label_beyond_the_names_is_none():
+    import pyarrow as pa
+
+    names, (codes,) = read_classes([pa.chunked_array([[0, 2, -1], [None, 1]])], ("a", "b"))
+    assert names == ("a", "b")
+    assert codes.tolist() == [0, -1, -1, -1, 1]
 
 
 @needs_library
@@ -411,9 +421,10 @@ def test_a_stream_skips_forward_and_starts_again_backward(stream):
 def test_a_stream_that_ends_early_or_is_unknown(stream):
     stream.announced["train"] = 9
     source = stream.open()
+    np.testing.assert_array_equal(drawn(source, 0), PIXELS[0])
     with pytest.raises(UserError, match="before row 7, though 9"):
         source.load(7)
-    np.testing.assert_array_equal(drawn(source, 6), PIXELS[6])
+    np.testing.assert_array_equal(drawn(source, 1), PIXELS[1])
     with pytest.raises(UserError, match="does not list its classes"):
         stream.open("&label=n")
     del stream.announced["train"]
@@ -496,6 +507,12 @@ def test_torch_pictures_and_arrays():
     np.testing.assert_array_equal(drawn(source, 3), np.array(pictures[3]))
 
 
+def test_torch_shapes_that_could_be_read_in_two_ways():
+    array = np.arange(3 * 5 * 4, dtype=np.uint8).reshape(3, 5, 4)
+    np.testing.assert_array_equal(drawn(open_torch(Samples([array])), 0), array)
+    np.testing.assert_array_equal(drawn(open_torch(Samples([torch.from_numpy(array)])), 0), array.transpose(1, 2, 0))
+
+
 def test_torch_labels_from_targets_without_reading():
     data = Samples([(PIXELS[i], 99) for i in range(7)], targets=torch.tensor(CLASSES), classes=NAMES)
     source = open_torch(data)
@@ -525,6 +542,9 @@ def test_torch_sets_that_cannot_be_read():
     class Endless(torch.utils.data.IterableDataset):
         def __iter__(self):
             yield PIXELS[0]
+
+        def __len__(self):
+            return 1
 
     for data, expected in [
         (Endless(), "only be read in order"),
