@@ -63,7 +63,9 @@ class FileSource:
         return Item(known.paths[i], at(known.labels), at(known.groups), at(known.captions), at(known.splits))
 
     def stamp(self, i: int) -> str:
-        return self._stamps.get(self.listing.paths[i], "")
+        path = self.listing.paths[i]
+        stamp = self._stamps.get(path)
+        return f"{path}\n{stamp}" if stamp else ""
 
     def load(self, i: int) -> bytes:
         return self.store.read(self.listing.paths[i])

@@ -95,33 +95,34 @@ def _packed(
     """The images of a source by way of its pack, their view, and whether the same would come out next time."""
     way = Way(target, fit, False) if target else _guess(source, fit, keep)
     try:
-        found, contents = packed.pack(source, way.folder(source, cache), way, progress)
+        units = packed.pack(source, way.folder(source, cache), way, progress)
     except Differs:
         way = _unequal(fit, keep)
-        found, contents = packed.pack(source, way.folder(source, cache), way, progress)
+        units = packed.pack(source, way.folder(source, cache), way, progress)
     folder = way.folder(source, cache)
-    items = [source.item(i) for i in range(len(source))]
-    skipped = [(item.path, str(one)) for item, one in zip(items, found, strict=True) if isinstance(one, str)]
-    read = [(item, one) for item, one in zip(items, found, strict=True) if not isinstance(one, str)]
-    pictures = [(item, row, len(one)) for item, one in read for row in one]
+    skipped = [(unit.item.path, unit.found) for unit in units if isinstance(unit.found, str)]
+    read = [(unit.item, unit.found) for unit in units if not isinstance(unit.found, str)]
+    pictures = [
+        (item, row, f"{item.path}#{k}" if len(rows) > 1 else item.path) for item, rows in read for k, row in enumerate(rows)
+    ]
     if not pictures:
-        raise UserError(f"None of the {len(items)} files of '{source.name}' can be read; {': '.join(skipped[0])}.")
+        raise UserError(f"None of the {len(units)} files of '{source.name}' can be read; {': '.join(skipped[0])}.")
     if len(pictures) < 2:
-        other = f"; of {len(items)} files only one can be read" if skipped else " has one"
+        other = f"; of {len(units)} files only one can be read" if skipped else " has one"
         raise UserError(f"Training needs at least two images; '{source.name}'{other}.")
     rows = [row for _, row, _ in pictures]
     _refuse_mixture([(item, row) for item, row, _ in pictures])
-    wanted, notes = _settle(source, rows, way, target, channels, skipped, len(items))
+    wanted, notes = _settle(source, rows, way, target, channels, skipped, len(units))
     converted = packed.convert(folder, rows, wanted)
     kind = f"{wanted}-{rows[0].kind.partition('-')[2]}"
     places = np.array([converted.get((row.kind, row.row), row.row) for row in rows], np.int64)
 
     labels = [item.label for item, _, _ in pictures]
     label_type = np.min_scalar_type(max(0, len(source.label_names or ()) - 1))
-    groups = [item.group or row.group or (item.path if many > 1 else None) for item, row, many in pictures]
+    groups = [item.group or row.group or (item.path if path != item.path else None) for item, row, path in pictures]
     number: dict[str, int] = {}
     splits = [item.split for item, _, _ in pictures]
-    paths = [f"{item.path}#{k}" if many > 1 else item.path for (item, _, many), k in zip(pictures, _counts(found), strict=True)]
+    paths = [path for _, _, path in pictures]
     ends = zip(*((np.resize(row.low, wanted), np.resize(row.high, wanted)) for row in rows), strict=True)
     low, high = (np.array(end) for end in ends)
     facts = {
@@ -140,8 +141,7 @@ def _packed(
         "natural": source.natural,
     }
     view = views.save(folder, packed.pixels_file(folder, kind).name, (wanted, *way.size), facts, paths)
-    lasting = all(contents[i] for i, one in enumerate(found) if isinstance(one, str))
-    return views.load(view), view, lasting
+    return views.load(view), view, all(unit.known for unit in units)
 
 
 def _guess(source: Source, fit: str, keep: int) -> Way:
@@ -189,11 +189,6 @@ def _refuse_mixture(pictures: list[tuple[Item, Row]]) -> None:
         example = {row.kind.partition("-")[2]: item.path for item, row in reversed(pictures)}
         listed = " and ".join(f"{count} of {name} (such as {example[name]})" for name, count in types.most_common())
         raise UserError(f"All images are expected to be of one type; found {listed}. Convert or move one kind.")
-
-
-def _counts(found: list[list[Row] | str]) -> list[int]:
-    """The number of each picture within its unit."""
-    return [k for one in found if not isinstance(one, str) for k in range(len(one))]
 
 
 def _number(known: dict[str, int], name: str) -> int:

@@ -58,8 +58,9 @@ def open_hub(name: str, cache: Path) -> Source:
     library = _library()
     with _quietly(cache), _said(wanted.typed):
         found = library.load_dataset(repo, config, cache_dir=str(cache / "hub" / "arrow"), streaming=wanted.streaming)
+        version = _commit(repo) if wanted.streaming else ""
     natural = next((named.natural for named in NAMED.values() if named.hub == repo), True)
-    return _source(dict(found), steps[-1], wanted, None, natural, library, cache)
+    return _source(dict(found), steps[-1], wanted, None, natural, library, cache, version)
 
 
 def open_arrow(folder: Path, cache: Path, options: str = "") -> Source:
@@ -228,8 +229,9 @@ def _literal(path: Path) -> str:
 
 
 def _source(
-    found: dict[str, Any], name: str, wanted: Wanted, root: Path | None, natural: bool, library: Any, cache: Path
-) -> Source:
+    found: dict[str, Any], name: str, wanted: Wanted, root: Path | None, natural: bool, library: Any, cache: Path,
+    version: str = "",
+) -> Source:  # fmt: skip
     counts = {split: _count(data, split, wanted) for split, data in found.items()}
     filled = [split for split in found if counts[split]]
     if not filled:
@@ -249,9 +251,19 @@ def _source(
             read = {split: data.cast_column(columns.image, file) for split, data in read.items()}
         if wanted.streaming:
             streams = [(split, mark, counts[split], read[split]) for split, mark in chosen]
-            return StreamSource(streams, name, columns, natural)
+            return StreamSource(streams, name, columns, natural, version)
         parts = [memory_mapped(split, mark, read[split], columns, found[split], root) for split, mark in chosen]
         return HubSource(parts, name, columns, root, natural)
+
+
+def _commit(repo: str) -> str:
+    """What a set on the hub is now, so that a stream that was read need not be read again; empty where nobody says."""
+    from huggingface_hub import HfApi
+
+    try:
+        return f"{repo}@{HfApi().dataset_info(repo).sha}"
+    except Exception:  # whatever the network does; the stream itself has answered
+        return ""
 
 
 def _count(data: Any, split: str, wanted: Wanted) -> int:

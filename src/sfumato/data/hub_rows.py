@@ -86,10 +86,17 @@ class StreamSource:
     A row's label is known once it is read: `item(i)` reads row i, and `load(i)` after it costs nothing more.
     """
 
-    kind, policy, sequential, version = "hub", "", True, ""
+    kind, policy, sequential = "hub", "", True
 
-    def __init__(self, parts: Sequence[tuple[str, str | None, int, Any]], name: str, columns: Columns, natural: bool):
-        self.parts, self.name, self.natural, self.columns = parts, name, natural, columns  # (split, mark, rows, stream)
+    def __init__(
+        self,
+        parts: Sequence[tuple[str, str | None, int, Any]],  # (split, mark, rows, stream)
+        name: str,
+        columns: Columns,
+        natural: bool,
+        version: str = "",  # the commit on the hub, if it is known
+    ):
+        self.parts, self.name, self.natural, self.columns, self.version = parts, name, natural, columns, version
         self.label_names = columns.classes
         self.notes = (*columns.notes, "Rows are read from the hub one after another, and nothing is kept on disk.")
         self.ends = list(accumulate(rows for _, _, rows, _ in parts))
@@ -111,7 +118,7 @@ class StreamSource:
         return Item(path, label if known else None, caption=caption, split=self.parts[k][1])
 
     def stamp(self, i: int) -> str:
-        return ""
+        return f"{self.version}:{i}" if self.version else ""
 
     def load(self, i: int) -> bytes | np.ndarray:
         stored = self._read(i)[self.columns.image]

@@ -35,12 +35,13 @@ from filelock import FileLock
 from ..errors import UserError
 from .decode import reason
 from .pixels import is_gray, luminance, resize
-from .source import Picture, Source
+from .source import Item, Picture, Source
 
 VERSION = 1  # of everything that decides what a content becomes; a new one packs anew
 CHUNK = 32  # units that a process works through at once
 ALONE = 64  # up to so many units no processes are started
 COMMIT_SECONDS = 2.0
+_FAULT = "!"  # before what the index says of a content that cannot be read
 
 Progress = Callable[[int, int], None]
 
@@ -81,31 +82,43 @@ class Way:
         return cache / "packs" / f"{plain or 'images'}-{h}x{w}-{self.fit}-{more}"
 
 
-def pack(source: Source, folder: Path, way: Way, progress: Progress | None = None) -> tuple[list[list[Row] | str], list[str]]:
-    """Decode what is not yet in a pack; for each unit its pictures or why it cannot be read, and for each its content.
+@dataclass(frozen=True)
+class Unit:
+    """A unit of a source, packed."""
 
-    The content of a unit that could not even be fetched is empty. `progress(done, total)` counts units that are decoded
-    now. Raises Differs, and UserError if the disk is full or a process was killed.
+    item: Item
+    found: list[Row] | str  # its pictures, or why it cannot be read
+    known: bool  # whether its content is known, so that the same will be found the next time
+
+
+def pack(source: Source, folder: Path, way: Way, progress: Progress | None = None) -> list[Unit]:
+    """Decode what is not yet in a pack, and return all units.
+
+    `progress(done, total)` counts units that are decoded now. Raises Differs, and UserError if the disk is full or a process
+    was killed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"), closing(_index(folder)) as index, closing(_Files(folder, index)) as files:
         known: dict[str, str] = dict(index.execute("SELECT content, found FROM units"))
-        seen: dict[str, str] = dict(index.execute("SELECT stamp, content FROM files"))
-        stamps = [_stamp(source, i) for i in range(len(source))]
-        contents = ["" if seen.get(stamp, "") not in known else seen[stamp] for stamp in stamps]
-        found: list[list[Row] | str] = [[] for _ in stamps]
+        seen = {stamp: (content, item) for stamp, content, item in index.execute("SELECT stamp, content, item FROM files")}
+        stamps = [source.stamp(i) for i in range(len(source))]
+        contents = [content if (content := seen.get(stamp, ("", ""))[0]) in known else "" for stamp in stamps]
         todo = [i for i, content in enumerate(contents) if not content]
+        faults: dict[int, str] = {}
+        items = _Items(
+            source, {i: seen[stamp][1] for i, stamp in enumerate(stamps) if contents[i]} if source.sequential else {}
+        )
         fresh, saved = not known, time.perf_counter()
         try:
-            for done, (i, content, result) in enumerate(_work(source, todo, way, known.keys())):
+            for done, (i, content, result) in enumerate(_work(items, todo, way, known.keys())):
                 if content and content not in known:
-                    known[content] = result if isinstance(result, str) else files.append(result)
+                    known[content] = f"{_FAULT}{result}" if isinstance(result, str) else files.append(result)
                     index.execute("INSERT INTO units VALUES (?, ?)", (content, known[content]))
                 elif not content:
-                    found[i] = str(result)
+                    faults[i] = str(result)
                 contents[i] = content
                 if content and stamps[i]:
-                    index.execute("INSERT OR REPLACE INTO files VALUES (?, ?)", (stamps[i], content))
+                    index.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", (stamps[i], content, items.text(i)))
                 if time.perf_counter() - saved > COMMIT_SECONDS:
                     files.commit()
                     saved = time.perf_counter()
@@ -121,11 +134,9 @@ def pack(source: Source, folder: Path, way: Way, progress: Progress | None = Non
                 free = "Make room with `sfumato cache clear`, or name another folder in the variable SFUMATO_CACHE."
                 raise UserError(f"The disk that holds {folder.parent} is full. {free}") from error
             raise
-    rows = {content: _rows(text) for content, text in known.items()} if len(set(contents)) > len(known) // 2 else {}
-    for i, content in enumerate(contents):
-        if content:
-            found[i] = rows.get(content) or _rows(known[content])
-    return found, contents
+    return [
+        Unit(items[i], _rows(known[content]) if content else faults[i], bool(content)) for i, content in enumerate(contents)
+    ]
 
 
 def convert(folder: Path, rows: Iterable[Row], channels: int) -> dict[tuple[str, int], int]:
@@ -156,7 +167,7 @@ def _index(folder: Path) -> sqlite3.Connection:
         index = sqlite3.connect(path)
         for table in (
             "units (content TEXT PRIMARY KEY, found TEXT)",
-            "files (stamp TEXT PRIMARY KEY, content TEXT)",
+            "files (stamp TEXT PRIMARY KEY, content TEXT, item TEXT)",
             "kinds (kind TEXT PRIMARY KEY, shape TEXT, rows INTEGER)",
             "converted (kind TEXT, row INTEGER, channels INTEGER, other INTEGER)",
         ):
@@ -216,26 +227,46 @@ class _Files:
 
 
 def _rows(found: str) -> list[Row] | str:
-    """What the index says of a unit, read; a text that is no list is a reason."""
-    if not found.startswith("["):
-        return found
+    """What the index says of a unit, read."""
+    if found.startswith(_FAULT):
+        return found[len(_FAULT) :]
     rows = json.loads(found)
     return [Row(k, r, h, w, int(x), tuple(lo), tuple(hi), m, tuple(re), g) for k, r, h, w, x, lo, hi, m, re, g in rows]
 
 
-def _stamp(source: Source, i: int) -> str:
-    stamp = source.stamp(i)
-    return f"{source.item(i).path}\n{stamp}" if stamp else ""
-
-
 # ---- the work --------------------------------------------------------------------------------------------------------
+
+
+class _Items:
+    """The items of a source; of one that is a stream those that have passed by, for it is not gone through twice."""
+
+    def __init__(self, source: Source, known: dict[int, str]):
+        self.source = source
+        self.passed = {i: Item(*json.loads(text)) for i, text in known.items()}
+
+    def __getitem__(self, i: int) -> Item:
+        return self.passed[i] if i in self.passed else self.source.item(i)
+
+    def text(self, i: int) -> str:
+        """What the index keeps of an item that will not pass by again."""
+        item = self.passed.get(i)
+        return "" if item is None else json.dumps([item.path, item.label, item.group, item.caption, item.split])
+
+    def fetched(self, i: int) -> Any:
+        """What is stored of unit i of a stream, or the error."""
+        try:
+            self.passed[i] = self.source.item(i)
+        except Exception:
+            self.passed[i] = Item(f"{self.source.name}[{i}]")
+        return _fetched(self.source, i)
+
 
 Result = tuple[int, str, Any]  # the unit, its content, and its pictures, or why there are none
 
 
-def _work(source: Source, todo: list[int], way: Way, known: Iterable[str]) -> Iterator[Result]:
+def _work(items: _Items, todo: list[int], way: Way, known: Iterable[str]) -> Iterator[Result]:
     """The results of some units, in order, from several processes where that is worth it."""
-    job = _Job(source, way, frozenset(known))
+    job = _Job(items.source, way, frozenset(known))
     count = min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     pool: Executor
     if len(todo) > ALONE and count > 1 and sys.platform == "linux":  # forking is not safe elsewhere
@@ -251,10 +282,10 @@ def _work(source: Source, todo: list[int], way: Way, known: Iterable[str]) -> It
         warnings.simplefilter("ignore")  # Pillow warns of oddities in files that it reads all the same
         try:
             for _ in range(4 * count):  # no more at once, so that results do not pile up, and streams are read in order
-                _submit(pool, call, source, chunks, waiting)
+                _submit(pool, call, items, chunks, waiting)
             while waiting:
                 results = waiting.popleft().result()
-                _submit(pool, call, source, chunks, waiting)
+                _submit(pool, call, items, chunks, waiting)
                 yield from results
         except BrokenProcessPool:
             raise UserError(
@@ -265,11 +296,11 @@ def _work(source: Source, todo: list[int], way: Way, known: Iterable[str]) -> It
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _submit(pool: Executor, call: Callable, source: Source, chunks: Iterator[list[int]], waiting: deque[Future]) -> None:
+def _submit(pool: Executor, call: Callable, items: _Items, chunks: Iterator[list[int]], waiting: deque[Future]) -> None:
     chunk = next(chunks, None)
     if chunk is None:
         return
-    stored = [_fetched(source, i) for i in chunk] if source.sequential else [None] * len(chunk)
+    stored = [items.fetched(i) for i in chunk] if items.source.sequential else [None] * len(chunk)
     waiting.append(pool.submit(call, list(zip(chunk, stored, strict=True))))
 
 
