@@ -1,0 +1,73 @@
+"""Image files, wherever they lie: in a folder, in an archive, named by a manifest."""
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import msgspec
+
+from .decode import decode
+from .source import Item, Picture
+from .stores import Store
+
+
+class Listing(msgspec.Struct, frozen=True, kw_only=True):
+    """The files of a source, as columns: a hundred thousand are read back in hundredths of a second."""
+
+    paths: list[str]  # names in the store
+    kind: str
+    notes: tuple[str, ...]
+    label_names: tuple[str, ...] | None = None
+    labels: list[int | None] | None = None
+    groups: list[str | None] | None = None
+    splits: list[str | None] | None = None
+    captions: list[str | None] | None = None
+
+    @classmethod
+    def of(
+        cls, items: Sequence[Item], kind: str, label_names: tuple[str, ...] | None, notes: Sequence[str]
+    ) -> "Listing":  # fmt: skip
+        column = lambda name: values if any(v is not None for v in (values := [getattr(i, name) for i in items])) else None
+        return cls(
+            paths=[item.path for item in items], kind=kind, notes=tuple(notes), label_names=label_names, labels=column("label"),
+            groups=column("group"), splits=column("split"), captions=column("caption"),
+        )  # fmt: skip
+
+
+class FileSource:
+    """The image files of a store, and what is known about each."""
+
+    def __init__(
+        self,
+        store: Store,
+        listing: Listing,
+        window: tuple[float, float] | None = None,  # level and width at which medical pictures are shown
+        more: str = "",  # what else the listing depends on
+        natural: bool = True,
+    ):
+        self.store, self.listing, self.window, self.natural = store, listing, window, natural
+        self.name, self.kind, self.label_names, self.notes = store.name, listing.kind, listing.label_names, listing.notes
+        self.version = f"{store.files().version} {more}"
+        self.policy = "" if window is None else f"window={window[0]:g},{window[1]:g}"
+        self.sequential = store.sequential
+
+    def __len__(self) -> int:
+        return len(self.listing.paths)
+
+    @cached_property
+    def _stamps(self) -> dict[str, str]:
+        files = self.store.files()
+        return dict(zip(files.names, files.stamps, strict=True))
+
+    def item(self, i: int) -> Item:
+        at = lambda column: None if column is None else column[i]
+        known = self.listing
+        return Item(known.paths[i], at(known.labels), at(known.groups), at(known.captions), at(known.splits))
+
+    def stamp(self, i: int) -> str:
+        return self._stamps.get(self.listing.paths[i], "")
+
+    def load(self, i: int) -> bytes:
+        return self.store.read(self.listing.paths[i])
+
+    def decode(self, i: int, stored: bytes) -> list[Picture]:
+        return decode(stored, self.listing.paths[i], self.window)

@@ -1,0 +1,244 @@
+"""From a source to `Images`: the rules that decide size and channels, and the sentences that say what they decided."""
+
+import hashlib
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from ..disk import cache_folder
+from ..errors import UserError, unknown
+from . import packed, views
+from .decode import reason
+from .images import Images, parts
+from .packed import Differs, Progress, Row, Way
+from .pixels import FITS, is_gray, luminance
+from .source import HELD_OUT, ArraySource, Source
+
+SMALL = 64  # pictures of one size up to this keep it, others become SMALL x SMALL
+SMALLEST, LARGEST = 4, 1024
+GRAY_SHARE = 0.95  # from this share of gray pictures the set has one channel
+LOOK = 8  # units that are looked at to guess whether all have one size
+
+
+def gather(
+    source: Source,
+    size: int | tuple[int, int] | None = None,
+    channels: int | None = None,
+    fit: str = "crop",
+    strict: bool = False,
+    keep: int = SMALL,
+    progress: Progress | None = None,
+) -> Images:
+    """Bring the pictures of a source to one size (H, W) and one number of channels, through the packed cache.
+
+    Without `size`, pictures that all have one size of at most `keep` keep it, others become 64x64. Without `channels`, a
+    set with at least 95 % gray pictures has one channel, any other three. `fit` is crop, pad or stretch. Files that
+    cannot be read are skipped and named, or with `strict` refused. `progress(done, total)` is called along the way. Raises
+    UserError for an impossible size, for fewer than two pictures, and if no file can be read or the pictures do not go
+    together.
+    """
+    target = _target(size)
+    if fit not in FITS:
+        raise unknown("way to fit a picture called", fit, FITS)
+    if channels is not None and channels < 1:
+        raise UserError(f"The number of channels is expected to be 1 or 3; found {channels}.")
+    if len(source) == 0:
+        raise UserError(f"Training needs at least two images; '{source.name}' has none.")
+    if isinstance(source, ArraySource):
+        own = source.array.shape[2:]
+        if target == own or (target is None and max(own) <= keep):
+            return _as_it_is(source, channels, progress)
+    cache = cache_folder()
+    key = f"{packed.VERSION} {source.version} {source.policy} {source.name} {target} {channels} {fit} {keep}"
+    key = hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=12).hexdigest()
+    images = views.remembered(cache, key) if source.version else None
+    if images is None:
+        images, view, lasting = _packed(source, target, channels, fit, keep, cache, progress)
+        if source.version and lasting:
+            views.remember(cache, key, view)
+    if strict and images.skipped:
+        named = "; ".join(f"{path}: {why}" for path, why in images.skipped[:3])
+        raise UserError(f"{len(images.skipped)} files cannot be read: {named}. Mend or remove them, or leave out --strict.")
+    return images
+
+
+def _as_it_is(source: ArraySource, channels: int | None, progress: Progress | None) -> Images:
+    """Pictures that already have their size: no work for each, and no copy unless the channels change."""
+    array, (count, found, H, W) = source.array, source.array.shape
+    if count < 2:
+        raise UserError(f"Training needs at least two images; '{source.name}' has {count}.")
+    _target((H, W))
+    slices = list(parts(count, found * H * W * array.itemsize))
+    if array.dtype == np.float32:
+        _refuse_not_finite(np.concatenate([(~np.isfinite(array[part])).sum(axis=(1, 2, 3)) for part in slices]))
+    coloured = 0
+    if found == 3 and channels != 3:
+        coloured = count - sum(int(is_gray(array[part]).sum()) for part in slices)
+    wanted, note = _channels(count, coloured, {found}, channels)
+    if wanted == 1 and found == 3:
+        equal = not coloured and all((array[part] == array[part][:, :1]).all() for part in slices)
+        array = array[:, :1] if equal else np.concatenate([luminance(array[part]) for part in slices])
+    elif wanted == 3 and found == 1:
+        array = np.broadcast_to(array, (count, 3, H, W))
+    if progress:
+        progress(count, count)
+    notes = (*source.notes, f"All {count} images are {H}x{W} and keep this size.", note)
+    marked, natural = source.held_out, source.natural
+    return Images(array, source.labels, source.label_names, source.name, notes, marked=marked, natural=natural)
+
+
+def _packed(
+    source: Source, target: tuple[int, int] | None, channels: int | None, fit: str, keep: int, cache: Path,
+    progress: Progress | None,
+) -> tuple[Images, Path, bool]:  # fmt: skip
+    """The images of a source by way of its pack, their view, and whether the same would come out next time."""
+    way = Way(target, fit, False) if target else _guess(source, fit, keep)
+    try:
+        found, contents = packed.pack(source, way.folder(source, cache), way, progress)
+    except Differs:
+        way = Way((SMALL, SMALL), fit, False)
+        found, contents = packed.pack(source, way.folder(source, cache), way, progress)
+    folder = way.folder(source, cache)
+    items = [source.item(i) for i in range(len(source))]
+    skipped = [(item.path, str(one)) for item, one in zip(items, found, strict=True) if isinstance(one, str)]
+    pictures = [(item, row, len(one)) for item, one in zip(items, found, strict=True) if not isinstance(one, str) for row in one]
+    if not pictures:
+        raise UserError(f"None of the {len(items)} files of '{source.name}' can be read; {': '.join(skipped[0])}.")
+    if len(pictures) < 2:
+        other = f"; of {len(items)} files only one can be read" if skipped else " has one"
+        raise UserError(f"Training needs at least two images; '{source.name}'{other}.")
+    rows = [row for _, row, _ in pictures]
+    wanted, notes = _settle(source, rows, way, target, channels, skipped, len(items))
+    other = packed.convert(folder, rows, wanted)
+    kind = f"{wanted}-{rows[0].kind.partition('-')[2]}"
+    places = np.array([other.get((row.kind, row.row), row.row) for row in rows], np.int64)
+
+    labels = [item.label for item, _, _ in pictures]
+    label_type = np.min_scalar_type(max(0, len(source.label_names or ()) - 1))
+    groups = [item.group or row.group or (item.path if many > 1 else None) for item, row, many in pictures]
+    number: dict[str, int] = {}
+    splits = [item.split for item, _, _ in pictures]
+    paths = [f"{item.path}#{k}" if many > 1 else item.path for (item, _, many), k in zip(pictures, _counts(found), strict=True)]
+    ends = zip(*((np.resize(row.low, wanted), np.resize(row.high, wanted)) for row in rows), strict=True)
+    low, high = (np.array(end) for end in ends)
+    facts = {
+        "labels": None if source.label_names is None or None in labels else np.array(labels, label_type),
+        "label_names": source.label_names,
+        "name": source.name,
+        "notes": notes,
+        "skipped": skipped,
+        "rows": None if np.array_equal(places, np.arange(len(places))) else places,
+        "hashes": np.array([row.hash for row in rows], np.uint64),
+        "groups": None if not any(groups) else np.array([_number(number, g or p) for g, p in zip(groups, paths, strict=True)]),
+        "marked": None if HELD_OUT not in splits else np.array([split == HELD_OUT for split in splits]),
+        "sizes": np.array([(row.height, row.width) for row in rows], np.int32),
+        "modes": dict(Counter(row.mode for row in rows).most_common()),
+        "ends": (low.min(0).tolist(), high.max(0).tolist()),
+        "natural": source.natural,
+    }
+    view = views.save(folder, packed.pixels_file(folder, kind).name, (wanted, *way.size), facts, paths)
+    lasting = all(contents[i] for i, one in enumerate(found) if isinstance(one, str))
+    return views.load(view), view, lasting
+
+
+def _guess(source: Source, fit: str, keep: int) -> Way:
+    """The way that the sizes of a few units suggest; a later picture that differs will be noticed."""
+    sizes = set()
+    for i in {k * (len(source) - 1) // max(1, LOOK - 1) for k in range(1 if source.sequential else LOOK)}:
+        try:
+            sizes |= {picture.pixels.shape[:2] for picture in source.decode(i, source.load(i))}
+        except Exception as error:  # it will be named with its reason when the turn comes to it
+            reason(error)
+    if len(sizes) == 1 and max(own := sizes.pop()) <= keep:
+        return Way(_target(own) or own, fit, True)
+    return Way((SMALL, SMALL), fit, False)
+
+
+def _settle(
+    source: Source, rows: list[Row], way: Way, target: tuple[int, int] | None, channels: int | None,
+    skipped: list[tuple[str, str]], units: int,
+) -> tuple[int, list[str]]:  # fmt: skip
+    """How many channels the set has, and all that is to be said of it."""
+    kinds = Counter(row.kind for row in rows)
+    types = Counter(row.kind.partition("-")[2] for row in rows)
+    if len(types) > 1:
+        raise UserError(
+            f"All images are expected to be of one type; found {' and '.join(f'{n} of {t}' for t, n in types.most_common())}. "
+            "Convert or move one kind."
+        )
+    found = {int(kind.partition("-")[0]) for kind in kinds}
+    coloured = sum(count for kind, count in kinds.items() if kind.startswith("3-"))
+    wanted, channel_note = _channels(len(rows), coloured, found, channels)
+    notes = [*source.notes, _size_note([(row.height, row.width) for row in rows], way, target), channel_note]
+    remarks = Counter(remark for row in rows for remark in row.remarks)
+    notes += [f"{count} of {len(rows)} images {remark}." for remark, count in remarks.items()]
+    if skipped:
+        named = "; ".join(f"{path} ({why})" for path, why in skipped[:3]) + ("; ..." if len(skipped) > 3 else "")
+        notes.append(f"{len(skipped)} of {units} files could not be read and are left out: {named}.")
+    return wanted, notes
+
+
+def _counts(found: list[list[Row] | str]) -> list[int]:
+    """The number of each picture within its unit."""
+    return [k for one in found if not isinstance(one, str) for k in range(len(one))]
+
+
+def _number(known: dict[str, int], name: str) -> int:
+    return known.setdefault(name, len(known))
+
+
+def _target(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
+    if size is None:
+        return None
+    H, W = size if isinstance(size, tuple | list) else (size, size)
+    if not (SMALLEST <= H <= LARGEST and SMALLEST <= W <= LARGEST):
+        raise UserError(f"{H}x{W} is an impossible size: height and width are expected from {SMALLEST} to {LARGEST}.")
+    return H, W
+
+
+def _size_note(sizes: list[tuple[int, int]], way: Way, target: tuple[int, int] | None) -> str:
+    (H, W), count, different = way.size, len(sizes), len(set(sizes))
+    if different == 1 and sizes[0] == (H, W):
+        return f"All {count} images are {H}x{W} and keep this size."
+    smaller = sum(h < H or w < W for h, w in sizes)
+    if different == 1:
+        found = f"All {count} images are {sizes[0][0]}x{sizes[0][1]}"
+    else:
+        found = f"The {count} images have {different} sizes, heights {_span(sizes, 0)} and widths {_span(sizes, 1)}"
+    asked = "" if target else ", the size for pictures that differ or are larger"
+    grown = f"; {smaller} of them had to be enlarged" if smaller else ""
+    return f"{found}; they become {H}x{W} ({way.fit}){asked}{grown}."
+
+
+def _span(sizes: list[tuple[int, int]], axis: int) -> str:
+    lengths = [size[axis] for size in sizes]
+    return f"{min(lengths)} to {max(lengths)}"
+
+
+def _channels(count: int, coloured: int, found: set[int], wanted: int | None) -> tuple[int, str]:
+    """How many channels the set has, and the sentence that says why."""
+    if not found <= {1, 3}:
+        if len(found) > 1 or wanted not in (None, *found):
+            raise UserError(f"Expected pictures of {wanted or 'one number of'} channels; found {sorted(found)}.")
+        return min(found), f"All {count} images have {min(found)} channels."
+    if wanted not in (None, 1, 3):
+        raise UserError(f"The number of channels is expected to be 1 or 3; found {wanted}.")
+    gray = count - coloured
+    if wanted == 3:
+        return 3, "The images have three channels, as was asked."
+    if wanted is None and gray < GRAY_SHARE * count:
+        also = f"; {gray} gray ones among them have it three times" if gray else ""
+        return 3, f"The images are in colour, so they have three channels{also}."
+    lost = f"; {coloured} of {count} are in colour and became gray" if coloured else ""
+    return 1, f"{'One channel, as was asked' if wanted else 'The images are gray, so they have one channel'}{lost}."
+
+
+def _refuse_not_finite(values: np.ndarray) -> None:
+    """`values` (N,) counts what is not finite in each picture."""
+    bad = int((values > 0).sum())
+    if bad:
+        raise UserError(
+            f"{bad} of {len(values)} images hold {int(values.sum())} values that are NaN or infinite, from position "
+            f"{int(np.argmax(values > 0))} on; every pixel is expected to be a finite number. Replace or remove them."
+        )
