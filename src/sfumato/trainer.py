@@ -4,7 +4,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -286,6 +286,44 @@ def _trial(plan: Plan, net: nn.Module) -> Callable[[nn.Module, Placement], None]
 
 def _signature(plan: Plan) -> str:
     return f"{plan.config.net} {plan.facts.shape} {plan.config.batch} {plan.config.accumulate}"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What training by a plan would be, on one device."""
+
+    config: Config  # with its budget in images, unless that is a time and nothing was measured
+    parameters: int
+    precision: str  # the one measured, or what the config asks for
+    machine: str
+    speed: float | None = None  # images a second
+    seconds: float | None = None  # for the whole budget
+
+
+def estimate(plan: Plan, device: str | None = None, seconds: float = 3.0) -> Estimate:
+    """What training by a plan would take on a device, from about so many seconds of training steps; 0 measures nothing.
+
+    A CPU is measured on parts of a batch, for its steps may take minutes, and in float32 unless the config says otherwise.
+    Nothing of the plan is changed. Raises UserError as `train` does.
+    """
+    place, config = device_named(device), plan.config
+    with torch.device("cpu" if seconds else "meta"):  # to count parameters none need be drawn
+        net = build_net(config, plan.facts)
+    parameters = nets.parameters(net)
+    if not seconds:
+        known = config if config.time else budget(config, lambda: 0.0)
+        return Estimate(known, parameters, config.precision, machine(place), seconds=config.time)
+    count = -(-config.batch // config.accumulate)
+    if place.type == "cpu":
+        placement = Placement(place, "float32" if config.precision == "auto" else config.precision)
+        count = min(count, max(1, 2**15 // (plan.facts.shape[1] * plan.facts.shape[2])))
+    else:
+        placement = choose_placement(_trial(plan, net), net, place, config.precision, _signature(plan))
+    part = replace(plan, config=msgspec.structs.replace(config, batch=count, accumulate=1))
+    speed = measured_speed(_trial(part, net), net, placement, count, seconds)
+    config = budget(config, lambda: speed)
+    needed = (config.images or 0) / (0.8 * speed)  # as in `budget`
+    return Estimate(config, parameters, placement.precision, machine(place), speed, needed)
 
 
 @contextmanager

@@ -19,22 +19,28 @@ from ..training.watch import Bar
 
 
 @dataclasses.dataclass
-class Arguments:
+class Choices:
+    """What a person chooses for training, wherever it is asked for."""
+
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA", help_behavior_hint="")] = ""
     """A folder of images or of class folders, an idx(.gz) or .npy file, or the word digits."""
     config: tyro.conf.OmitArgPrefixes[Config] = dataclasses.field(default_factory=Config)
-    run: Path | None = None
-    """The run folder; runs/DATA-RECIPE unless said."""
     recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "default"
     """A name from `sfumato recipes`; other flags change its settings."""
     device: str | None = None
     """cpu, cuda, mps; the accelerator if there is one, unless said."""
+
+
+@dataclasses.dataclass
+class Arguments(Choices):
+    run: Path | None = None
+    """The run folder; runs/DATA-RECIPE unless said."""
     dry_run: bool = False
     """Print the resolved settings as JSON and stop."""
 
 
 def main(arguments: list[str]) -> int:
-    name = _recipe_name(arguments)
+    name = recipe_name(arguments)
     default = Arguments(config=recipes.recipe(name), recipe=name)
     args = flags.parse(default, arguments, "sfumato train", __doc__ or "")
     if args.dry_run:
@@ -73,7 +79,7 @@ def run_training(
     return model
 
 
-def _recipe_name(arguments: list[str]) -> str:
+def recipe_name(arguments: list[str]) -> str:
     """The recipe must be known before its fields can be the defaults of the other flags."""
     for i, word in enumerate(arguments):
         if word == "--recipe" and i + 1 < len(arguments):
