@@ -41,6 +41,8 @@ class Plan:
     train: Images
     held_out: Images
     reasons: list[str]
+    images: Images  # all of them
+    kind: str  # of source
 
     @property
     def facts(self) -> Facts:
@@ -101,7 +103,7 @@ def _plan(data: Any, source: Source, config: Config, progress: Progress | None =
     labels = f", {len(facts.label_names)} labels" if facts.label_names else ", no labels"
     reasons.append(said)
     reasons.append(f"{facts.train:,} pictures to train on, {facts.held_out:,} held out; {h}x{w}x{c} {codec.dtype}{labels}.")
-    return Plan(msgspec.structs.replace(config, facts=facts), train, held, reasons)
+    return Plan(msgspec.structs.replace(config, facts=facts), train, held, reasons, images, source.kind)
 
 
 def _flip(config: Config, images: Images) -> tuple[bool, str]:
@@ -285,7 +287,8 @@ def _trial(plan: Plan, net: nn.Module) -> Callable[[nn.Module, Placement], None]
 
 
 def _signature(plan: Plan) -> str:
-    return f"{plan.config.net} {plan.facts.shape} {plan.config.batch} {plan.config.accumulate}"
+    told = " told" if plan.config.augment else ""
+    return f"{plan.config.net} {plan.facts.shape} {plan.config.batch} {plan.config.accumulate}{told}"
 
 
 @dataclass(frozen=True)

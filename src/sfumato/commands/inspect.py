@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from .. import flags, picture, recipes, trainer
-from ..data import AffineCodec, gather, open_source
+from ..data import AffineCodec
 from ..data.survey import examples, listed, survey
 from ..disk import replace_text
 from ..errors import UserError
@@ -43,21 +43,17 @@ def main(arguments: list[str]) -> int:
             raise UserError(f"--html and --sheet name files to write; {path} is a folder.")
         picture.make_room(path.parent)
     device_named(args.device)
-    config = trainer.settled(args.config)
     console = Console(stderr=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("reading", total=None)
         show = lambda done, total: bar.update(task, completed=done, total=total)
-        source = open_source(args.data)
-        images = gather(source, size=config.size, channels=config.channels, fit=config.fit, progress=show)
-        bar.update(task, description="splitting", total=None)
-        plan = trainer.prepare(args.data, config)
-        codec = AffineCodec(**plan.facts.codec)
+        plan = trainer.prepare(args.data, args.config, progress=show)
+        images, codec = plan.images, AffineCodec(**plan.facts.codec)
         bar.update(task, description="counting")
         found = survey(images, show, codec)
         bar.update(task, description="timing a few steps", total=None)
         estimate = trainer.estimate(plan, args.device, 0.0 if args.no_time else SECONDS)
-    facts = {"kind": source.kind, **listed(images, found), "sigma_data": plan.facts.sigma_data}
+    facts = {"kind": plan.kind, **listed(images, found), "sigma_data": plan.facts.sigma_data}
     facts |= {"train": plan.facts.train, "held_out": plan.facts.held_out, "split": plan.reasons[len(images.notes) :]}
     facts["plan"] = told(estimate, plan.facts.train)
     chosen, captions = examples(images)

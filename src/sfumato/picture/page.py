@@ -54,7 +54,7 @@ def terminal(facts: Facts) -> RenderableType:
         parts.append(_table("Classes", _named(bars, CLASSES)))
     lines = [(channel, f"{blocks(counts)} {ends}") for channel, counts, ends in _histograms(facts)]
     parts += [_table("Values", [*_named(lines, CHANNELS), *values(facts)])]
-    parts += [_list("Kept for testing", facts["split"]), _table("Training here", plan(facts["plan"]))]
+    parts += [_list("What training does with them", facts["split"]), _table("Training here", plan(facts["plan"]))]
     return Group(*parts)
 
 
@@ -79,7 +79,7 @@ def html(facts: Facts, sheet: bytes) -> str:
         cards.append(_card("Repeats", _rows(_named(facts["duplicate_pairs"], TIMES * PAIRS, facts["duplicates"]))))
     if facts["constant"]:
         cards.append(_card("Of one plain colour", _items(_shown(facts["constant"], TIMES * BROKEN))))
-    cards += [_card("Kept for testing", _items(facts["split"])), _card("Training here", _rows(plan(facts["plan"])))]
+    cards += [_card("What training does with them", _items(facts["split"])), _card("Training here", _rows(plan(facts["plan"])))]
     name = _safe(facts["name"])
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
