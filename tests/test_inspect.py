@@ -317,7 +317,7 @@ def test_names_that_are_no_text_go_through_json(few, capsys, monkeypatch):
     array = noise(40, channels=1)
     array[1] = array[0]
     images = Images(array, skipped=[(EVIL[2], "broken")], paths=lambda: EVIL * 14)
-    monkeypatch.setattr(inspect, "gather", lambda *args, **options: images)
+    monkeypatch.setattr(trainer, "gather", lambda *args, **options: images)
     found = json.loads(typed(capsys, few, "--channels", "1", "--json", "--no-time"))
     assert found["broken"] == [{"path": EVIL[2], "reason": "broken"}]
     assert found["duplicate_pairs"] == [EVIL[:2]]

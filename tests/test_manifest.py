@@ -123,7 +123,7 @@ def test_nothing_found_says_what_is_there_and_names_the_archive():
     assert text == "'here' is empty. Put images into it (png jpg), or name the folder that holds them."
     text = str(nothing_found("here", sort_out(["b.zip", "n.txt", "m.txt", "t.csv"], is_png), [".png"]))
     assert "expected files of type png; found 2 .txt, 1 .csv, 1 .zip" in text
-    assert text.endswith("name it itself: here/b.zip")
+    assert text.endswith("name it itself: here/b.zip.")
 
 
 # Which file is the manifest

@@ -395,7 +395,7 @@ def test_batchnorm_statistics_are_averaged_and_used_in_sampling(tmp_path):
 
 def test_data_is_opened_once_and_after_the_settings(tmp_path, monkeypatch):
     opened, said = [], []
-    monkeypatch.setattr(trainer, "open_source", lambda name: opened.append(name) or data.open_source(name))
+    monkeypatch.setattr(trainer, "open_source", lambda name, *more: opened.append(name) or data.open_source(name, *more))
     for wrong in ({"net": "unet:width=0"}, {"optimizer": "adamw:betas=(2,3)"}, {"weight": "min_snr:g=-1"}, {"batch": 0}):
         with pytest.raises(UserError):
             trainer.train("digits", Config(**wrong), None, say=said.append)

@@ -31,6 +31,7 @@ from .training.stream import Stream
 
 Say = Callable[[str], None]
 Progress = Callable[[int, int], None]
+STEPS = 0.8  # of the time; a fifth is for the optimizer, the averages, the log, grids and checkpoints
 
 
 @dataclass
@@ -130,7 +131,7 @@ def budget(config: Config, speed: Callable[[], float]) -> Config:
     elif config.steps is not None:
         images = config.steps * config.batch
     elif config.time is not None:
-        images = int(0.8 * config.time * speed())  # a fifth for the optimizer, the averages, the log, grids and checkpoints
+        images = int(STEPS * config.time * speed())
     else:
         images = min(max(60_000, 40 * facts.train), 1_000_000)
     images = max(config.batch, images // config.batch * config.batch)
@@ -184,7 +185,8 @@ def train(
         if run.started:
             plan.config = resumed(told(run.config()), plan.config, run, say)
             placement = Placement(place, plan.facts.precision, plan.facts.channels_last)
-        trial = lambda: measured_speed(_trial(plan, built), built, placement, plan.config.batch, 3.0)
+        at_once = -(-plan.config.batch // plan.config.accumulate)
+        trial = lambda: measured_speed(_trial(plan, built), built, placement, at_once, 3.0)
         plan.config = budget(plan.config, trial)
         return _fit(plan, run, built, placement, watchers, say)
 
@@ -325,7 +327,7 @@ def estimate(plan: Plan, device: str | None = None, seconds: float = 3.0) -> Est
     part = replace(plan, config=msgspec.structs.replace(config, batch=count, accumulate=1))
     speed = measured_speed(_trial(part, net), net, placement, count, seconds)
     config = budget(config, lambda: speed)
-    needed = (config.images or 0) / (0.8 * speed)  # as in `budget`
+    needed = (config.images or 0) / (STEPS * speed)
     return Estimate(config, parameters, placement.precision, machine(place), speed, needed)
 
 

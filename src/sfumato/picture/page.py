@@ -72,6 +72,7 @@ def html(facts: Facts, sheet: bytes) -> str:
         cards.append(
             _card("Classes", f'<ul class="classes">{"".join(lines)}</ul>' + "".join(f"<p>{_safe(m)}</p>" for m in more))
         )
+    cards += [_card("What training does with them", _items(facts["split"])), _card("Training here", _rows(plan(facts["plan"])))]
     if facts["broken"]:
         named = [(one["path"], one["reason"]) for one in facts["broken"]]
         cards.append(_card("Broken", _rows(_named(named, TIMES * BROKEN))))
@@ -79,7 +80,6 @@ def html(facts: Facts, sheet: bytes) -> str:
         cards.append(_card("Repeats", _rows(_named(facts["duplicate_pairs"], TIMES * PAIRS, facts["duplicates"]))))
     if facts["constant"]:
         cards.append(_card("Of one plain colour", _items(_shown(facts["constant"], TIMES * BROKEN))))
-    cards += [_card("What training does with them", _items(facts["split"])), _card("Training here", _rows(plan(facts["plan"])))]
     name = _safe(facts["name"])
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
