@@ -136,23 +136,27 @@ def optional(name: str, extra: str, what: str) -> ModuleType:
         raise UserError(f"To read {what}, type: pip install 'sfumato[{extra}]'.") from error
 
 
+_MAY_TURN = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")  # where Pillow looks for an orientation
+
+
 def _picture(image: Image.Image, remarks: tuple[str, ...] = ()) -> Picture:
     """The frame that Pillow stands at."""
     mode = "I;16" if image.mode.startswith("I;16") else image.mode
     image.load()
     upright: Image.Image = image
-    with suppress(SyntaxError, ValueError, KeyError, TypeError, struct.error):  # broken EXIF, good pixels
-        upright = ImageOps.exif_transpose(image)
+    if not image.info.keys().isdisjoint(_MAY_TURN):  # Pillow takes 90 us to find that there is nothing
+        with suppress(SyntaxError, ValueError, KeyError, TypeError, struct.error):  # broken EXIF, good pixels
+            upright = ImageOps.exif_transpose(image)
     if upright.has_transparency_data and upright.mode[0] not in "IF":  # there it is a value to key out, not alpha
         upright, seen = _over_white(upright)
         remarks += (TRANSPARENT,) * seen
     if upright.mode in ("1", "L"):
-        pixels = np.array(upright.convert("L"))
+        pixels = np.asarray(upright if upright.mode == "L" else upright.convert("L"))
     elif upright.mode[0] in "IF":
         pixels = as_stored(np.array(upright))
     else:
         remarks += (CONVERTED,) * (upright.mode not in ("P", "RGB", "RGBX"))
-        pixels = np.array(upright.convert("RGB"))
+        pixels = np.asarray(upright if upright.mode == "RGB" else upright.convert("RGB"))
     return Picture(pixels if pixels.ndim == 3 else pixels[:, :, None], remarks, mode)
 
 
@@ -200,7 +204,8 @@ def _is_deep_colour(image: Image.Image, stored: bytes) -> bool:
     """Whether a picture of several channels has more than 8 bits in each; must be asked before the pixels are loaded."""
     if image.mode not in COLOURS:
         return False
-    args = [arg for tile in getattr(image, "tile", ()) for arg in np.atleast_1d(np.array(tile[3], dtype=object))]
+    found = [tile[3] for tile in getattr(image, "tile", ())]
+    args = [arg for each in found for arg in (each if isinstance(each, tuple | list) else (each,))]
     if image.format == "PNG":
         return any(isinstance(arg, str) and ";16" in arg for arg in args)
     if image.format == "JPEG2000":

@@ -11,9 +11,10 @@ from ..errors import UserError, unknown
 from . import packed, views
 from .decode import reason
 from .images import Images, parts
-from .packed import Differs, Progress, Row, Way
+from .packed import Progress
 from .pixels import FITS, is_gray, luminance
-from .source import HELD_OUT, ArraySource, Item, Source
+from .source import HELD_OUT, ArraySource, Source
+from .work import VERSION, Differs, Row, Way
 
 SMALL = 64  # pictures of one size up to this keep it, others become SMALL x SMALL
 SMALLEST, LARGEST = 4, 1024
@@ -52,7 +53,7 @@ def gather(
         if target == own or (target is None and max(own) <= keep):
             return _as_it_is(source, channels, progress)
     cache = cache_folder()
-    key = f"{packed.VERSION} {source.version} {source.policy} {source.name} {target} {channels} {fit} {keep}"
+    key = f"{VERSION} {source.version} {source.policy} {source.name} {target} {channels} {fit} {keep}"
     key = hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=12).hexdigest()
     images = views.remembered(cache, key) if source.version else None
     if images is None:
@@ -100,44 +101,40 @@ def _packed(
         way = _unequal(fit, keep)
         units = packed.pack(source, way.folder(source, cache), way, progress)
     folder = way.folder(source, cache)
-    skipped = [(unit.item.path, unit.found) for unit in units if isinstance(unit.found, str)]
-    read = [(unit.item, unit.found) for unit in units if not isinstance(unit.found, str)]
-    pictures = [
-        (item, row, f"{item.path}#{k}" if len(rows) > 1 else item.path) for item, rows in read for k, row in enumerate(rows)
-    ]
-    if not pictures:
+    skipped = [(unit.item.path, unit.fault) for unit in units if unit.fault]
+    rows = [row for unit in units for row in unit.pictures]
+    if not rows:
         raise UserError(f"None of the {len(units)} files of '{source.name}' can be read; {': '.join(skipped[0])}.")
-    if len(pictures) < 2:
+    if len(rows) < 2:
         other = f"; of {len(units)} files only one can be read" if skipped else " has one"
         raise UserError(f"Training needs at least two images; '{source.name}'{other}.")
-    rows = [row for _, row, _ in pictures]
-    _refuse_mixture([(item, row) for item, row, _ in pictures])
+    items = [unit.item for unit in units for _ in unit.pictures]
+    several = [len(unit.pictures) > 1 for unit in units for _ in unit.pictures]
+    paths = [_path(unit, k) for unit in units for k in range(len(unit.pictures))]
+    _refuse_mixture(paths, rows)
     wanted, notes = _settle(source, rows, way, target, channels, skipped, len(units))
-    converted = packed.convert(folder, rows, wanted)
+    places = [(row.kind, at) for row, at in zip(rows, (at for unit in units for at in unit.rows), strict=True)]
+    converted = packed.convert(folder, way.size, places, wanted)
     kind = f"{wanted}-{rows[0].kind.partition('-')[2]}"
-    places = np.array([converted.get((row.kind, row.row), row.row) for row in rows], np.int64)
-
-    labels = [item.label for item, _, _ in pictures]
+    at = np.array([converted.get(place, place[1]) for place in places], np.int64)
+    labels, splits = [item.label for item in items], [item.split for item in items]
     label_type = np.min_scalar_type(max(0, len(source.label_names or ()) - 1))
-    groups = [item.group or row.group or (item.path if path != item.path else None) for item, row, path in pictures]
+    known = zip(items, rows, several, strict=True)
+    groups = [item.group or row.group or (item.path if some else None) for item, row, some in known]
     number: dict[str, int] = {}
-    splits = [item.split for item, _, _ in pictures]
-    paths = [path for _, _, path in pictures]
-    ends = zip(*((np.resize(row.low, wanted), np.resize(row.high, wanted)) for row in rows), strict=True)
-    low, high = (np.array(end) for end in ends)
     facts = {
         "labels": None if source.label_names is None or None in labels else np.array(labels, label_type),
         "label_names": source.label_names,
         "name": source.name,
         "notes": notes,
         "skipped": skipped,
-        "rows": None if np.array_equal(places, np.arange(len(places))) else places,
+        "rows": None if np.array_equal(at, np.arange(len(at))) else at,
         "hashes": np.array([row.hash for row in rows], np.uint64),
         "groups": None if not any(groups) else np.array([_number(number, g or p) for g, p in zip(groups, paths, strict=True)]),
         "marked": None if HELD_OUT not in splits else np.array([split == HELD_OUT for split in splits]),
         "sizes": np.array([(row.height, row.width) for row in rows], np.int32),
         "modes": dict(Counter(row.mode for row in rows).most_common()),
-        "ends": (low.min(0).tolist(), high.max(0).tolist()),
+        "ends": _ends(rows, wanted),
         "natural": source.natural,
     }
     view = views.save(folder, packed.pixels_file(folder, kind).name, (wanted, *way.size), facts, paths)
@@ -183,10 +180,21 @@ def _settle(
     return wanted, notes
 
 
-def _refuse_mixture(pictures: list[tuple[Item, Row]]) -> None:
-    types = Counter(row.kind.partition("-")[2] for _, row in pictures)
+def _path(unit: packed.Unit, k: int) -> str:
+    return f"{unit.item.path}#{k}" if len(unit.pictures) > 1 else unit.item.path
+
+
+def _ends(rows: list[Row], channels: int) -> tuple[list[float], list[float]]:
+    """The least and the greatest value of each channel; what had another number of channels counts for all."""
+    wide = lambda ends, one: ends if len(ends) == channels else (one(ends),) * channels
+    low, high = np.min([wide(row.low, min) for row in rows], 0), np.max([wide(row.high, max) for row in rows], 0)
+    return low.tolist(), high.tolist()
+
+
+def _refuse_mixture(paths: list[str], rows: list[Row]) -> None:
+    types = Counter(row.kind.partition("-")[2] for row in rows)
     if len(types) > 1:
-        example = {row.kind.partition("-")[2]: item.path for item, row in reversed(pictures)}
+        example = {row.kind.partition("-")[2]: path for path, row in zip(reversed(paths), reversed(rows), strict=True)}
         listed = " and ".join(f"{count} of {name} (such as {example[name]})" for name, count in types.most_common())
         raise UserError(f"All images are expected to be of one type; found {listed}. Convert or move one kind.")
 

@@ -10,76 +10,30 @@ packing that was killed, are written over by the next; so a pack is whole at eve
 """
 
 import errno
-import hashlib
-import json
-import multiprocessing
 import os
 import shutil
-import signal
 import sqlite3
-import sys
 import time
-import warnings
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
+import msgspec
 import numpy as np
 from filelock import FileLock
 
 from ..errors import UserError
-from .decode import reason
-from .pixels import is_gray, luminance, resize
-from .source import Item, Picture, Source
+from .pixels import luminance
+from .source import Item, Source
+from .work import Differs, Items, Row, Way, kind_of, work
 
-VERSION = 1  # of everything that decides what a content becomes; a new one packs anew
-CHUNK = 32  # units that a process works through at once
-ALONE = 64  # up to so many units no processes are started
 COMMIT_SECONDS = 2.0
 _FAULT = "!"  # before what the index says of a content that cannot be read
 
 Progress = Callable[[int, int], None]
-
-
-class Differs(Exception):
-    """A picture has another size than all were expected to have."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A picture of a pack, and what its file was like."""
-
-    kind: str  # channels and type, as in 3-uint8
-    row: int  # its place among those of its kind
-    height: int  # in its file
-    width: int
-    hash: int  # of its pixels: equal pictures have equal hashes
-    low: tuple[float, ...]  # the least value of each channel
-    high: tuple[float, ...]
-    mode: str
-    remarks: tuple[str, ...]
-    group: str | None
-
-
-@dataclass(frozen=True)
-class Way:
-    """How pictures are brought to their size."""
-
-    size: tuple[int, int]
-    fit: str
-    exact: bool  # all are expected to have this size
-
-    def folder(self, source: Source, cache: Path) -> Path:
-        """The pack of a source's pictures brought to size in this way."""
-        h, w = self.size
-        more = hashlib.blake2b(f"{source.policy}{VERSION}".encode(), digest_size=3).hexdigest()
-        plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in source.name).strip(".-")[:80]
-        return cache / "packs" / f"{plain or 'images'}-{h}x{w}-{self.fit}-{more}"
+Place = tuple[str, int]  # kind and row
 
 
 @dataclass(frozen=True)
@@ -87,7 +41,9 @@ class Unit:
     """A unit of a source, packed."""
 
     item: Item
-    found: list[Row] | str  # its pictures, or why it cannot be read
+    pictures: list[Row]
+    rows: list[int]  # where each picture is among those of its kind
+    fault: str  # why there are none, else empty
     known: bool  # whether its content is known, so that the same will be found the next time
 
 
@@ -98,32 +54,32 @@ def pack(source: Source, folder: Path, way: Way, progress: Progress | None = Non
     was killed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"), closing(_index(folder)) as index, closing(_Files(folder, index)) as files:
-        known: dict[str, str] = dict(index.execute("SELECT content, found FROM units"))
-        seen = {stamp: (content, item) for stamp, content, item in index.execute("SELECT stamp, content, item FROM files")}
+    with FileLock(folder / ".lock"), closing(_index(folder)) as index, closing(_Files(folder, way.size, index)) as files:
+        known: dict[str, tuple[str, str]] = {c: (rows, found) for c, rows, found in index.execute("SELECT * FROM units")}
+        seen = {stamp: (content, item) for stamp, content, item in index.execute("SELECT * FROM files")}
         stamps = [source.stamp(i) for i in range(len(source))]
         contents = [content if (content := seen.get(stamp, ("", ""))[0]) in known else "" for stamp in stamps]
         todo = [i for i, content in enumerate(contents) if not content]
-        faults: dict[int, str] = {}
-        items = _Items(
-            source, {i: seen[stamp][1] for i, stamp in enumerate(stamps) if contents[i]} if source.sequential else {}
-        )
-        fresh, saved = not known, time.perf_counter()
+        passed = {i: seen[stamp][1] for i, stamp in enumerate(stamps) if contents[i]} if source.sequential else {}
+        items, faults = Items(source, passed), dict[int, str]()
+        fresh, saved, done = not known, time.perf_counter(), 0
         try:
-            for done, (i, content, result) in enumerate(_work(items, todo, way, known.keys())):
-                if content and content not in known:
-                    known[content] = f"{_FAULT}{result}" if isinstance(result, str) else files.append(result)
-                    index.execute("INSERT INTO units VALUES (?, ?)", (content, known[content]))
-                elif not content:
-                    faults[i] = str(result)
-                contents[i] = content
-                if content and stamps[i]:
-                    index.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", (stamps[i], content, items.text(i)))
+            for results, blocks in work(items, todo, way, known.keys()):
+                next_row = {kind: files.write(kind, block) for kind, block in blocks.items()}
+                for i, content, fault, found, kinds in results:
+                    rows = [next(next_row[kind]) for kind in kinds]
+                    if content and content not in known:
+                        known[content] = " ".join(map(str, rows)), f"{_FAULT}{fault}" if fault else found
+                        files.units.append((content, *known[content]))
+                    faults[i], contents[i] = fault, content
+                    if content and stamps[i]:
+                        files.seen.append((stamps[i], content, items.text(i)))
+                    done += 1
+                    if progress:
+                        progress(done, len(todo))
                 if time.perf_counter() - saved > COMMIT_SECONDS:
                     files.commit()
                     saved = time.perf_counter()
-                if progress:
-                    progress(done + 1, len(todo))
             files.commit()
         except Differs:
             if fresh:
@@ -134,21 +90,21 @@ def pack(source: Source, folder: Path, way: Way, progress: Progress | None = Non
                 free = "Make room with `sfumato cache clear`, or name another folder in the variable SFUMATO_CACHE."
                 raise UserError(f"The disk that holds {folder.parent} is full. {free}") from error
             raise
-    return [
-        Unit(items[i], _rows(known[content]) if content else faults[i], bool(content)) for i, content in enumerate(contents)
-    ]
+    return [_unit(items[i], known.get(content), faults.get(i, "")) for i, content in enumerate(contents)]
 
 
-def convert(folder: Path, rows: Iterable[Row], channels: int) -> dict[tuple[str, int], int]:
+def convert(folder: Path, size: tuple[int, int], places: Iterable[Place], channels: int) -> dict[Place, int]:
     """Give pictures of one or three channels the other number of them: (kind, row) -> row among those with `channels`."""
-    wanted = {(row.kind, row.row) for row in rows if not row.kind.startswith(f"{channels}-")}
-    with FileLock(folder / ".lock"), closing(_index(folder)) as index, closing(_Files(folder, index)) as files:
+    wanted = {place for place in places if not place[0].startswith(f"{channels}-")}
+    if not wanted:
+        return {}
+    with FileLock(folder / ".lock"), closing(_index(folder)) as index, closing(_Files(folder, size, index)) as files:
         query = "SELECT kind, row, other FROM converted WHERE channels = ?"
         there = {(kind, row): other for kind, row, other in index.execute(query, (channels,))}
         for kind, row in sorted(wanted - there.keys()):
             pixels = files.read(kind, row)
             other = luminance(pixels[None])[0] if channels == 1 else pixels.repeat(channels, 0)
-            there[kind, row] = files.write(other)[1]
+            there[kind, row] = next(files.write(kind_of(other), other.tobytes()))
             index.execute("INSERT INTO converted VALUES (?, ?, ?, ?)", (kind, row, channels, there[kind, row]))
         files.commit()
     return there
@@ -166,9 +122,9 @@ def _index(folder: Path) -> sqlite3.Connection:
     try:
         index = sqlite3.connect(path)
         for table in (
-            "units (content TEXT PRIMARY KEY, found TEXT)",
+            "units (content TEXT PRIMARY KEY, rows TEXT, found TEXT)",
             "files (stamp TEXT PRIMARY KEY, content TEXT, item TEXT)",
-            "kinds (kind TEXT PRIMARY KEY, shape TEXT, rows INTEGER)",
+            "kinds (kind TEXT PRIMARY KEY, rows INTEGER)",
             "converted (kind TEXT, row INTEGER, channels INTEGER, other INTEGER)",
         ):
             index.execute(f"CREATE TABLE IF NOT EXISTS {table}")
@@ -181,205 +137,59 @@ def _index(folder: Path) -> sqlite3.Connection:
 class _Files:
     """The files of pixels of a pack, open for appending; what the index does not know of is written over."""
 
-    def __init__(self, folder: Path, index: sqlite3.Connection):
-        self.folder, self.index = folder, index
-        self.shapes: dict[str, tuple[int, ...]] = {}
-        self.counts: dict[str, int] = {}
+    def __init__(self, folder: Path, size: tuple[int, int], index: sqlite3.Connection):
+        self.folder, self.size, self.index = folder, size, index
+        self.counts: dict[str, int] = dict(index.execute("SELECT kind, rows FROM kinds"))
         self.open: dict[str, BinaryIO] = {}
-        for kind, shape, count in index.execute("SELECT kind, shape, rows FROM kinds"):
-            self.shapes[kind], self.counts[kind] = tuple(json.loads(shape)), count
+        self.units: list[tuple] = []  # for the index, once the pixels are on the disk
+        self.seen: list[tuple] = []
 
-    def write(self, pixels: np.ndarray) -> tuple[str, int]:
-        """Append a picture (C, H, W); its kind and row."""
-        kind = f"{len(pixels)}-{pixels.dtype.name}"
+    def write(self, kind: str, block: bytes) -> Iterator[int]:
+        """Append the pixels of some pictures of a kind; their rows."""
         if kind not in self.open:
             path = pixels_file(self.folder, kind)
             self.open[kind] = open(path, "r+b" if path.exists() else "w+b")  # noqa: SIM115  # closed by close
-            self.open[kind].seek(self.counts.setdefault(kind, 0) * pixels.nbytes)
-            self.shapes[kind] = pixels.shape
-        self.open[kind].write(np.ascontiguousarray(pixels).data)
-        self.counts[kind] += 1
-        return kind, self.counts[kind] - 1
+            self.open[kind].seek(self.counts.setdefault(kind, 0) * self._bytes(kind))
+        self.open[kind].write(block)
+        first = self.counts[kind]
+        self.counts[kind] += len(block) // self._bytes(kind)
+        return iter(range(first, self.counts[kind]))
 
     def read(self, kind: str, row: int) -> np.ndarray:
         if kind in self.open:
             self.open[kind].flush()
-        dtype, shape = np.dtype(kind.partition("-")[2]), self.shapes[kind]
-        count = int(np.prod(shape))
-        return np.fromfile(pixels_file(self.folder, kind), dtype, count, offset=row * count * dtype.itemsize).reshape(shape)
-
-    def append(self, pictures: list[tuple[np.ndarray, list[Any]]]) -> str:
-        """Append the pictures of a unit; what the index says of them."""
-        return json.dumps([[*self.write(pixels), *facts] for pixels, facts in pictures])
+        channels, _, name = kind.partition("-")
+        count, dtype = self._bytes(kind) // np.dtype(name).itemsize, np.dtype(name)
+        pixels = np.fromfile(pixels_file(self.folder, kind), dtype, count, offset=row * self._bytes(kind))
+        return pixels.reshape(int(channels), *self.size)
 
     def commit(self) -> None:
         """Pixels first, then the index that speaks of them."""
         for kind, file in self.open.items():
             file.flush()
             os.fsync(file.fileno())
-            shape = json.dumps(self.shapes[kind])
-            self.index.execute("INSERT OR REPLACE INTO kinds VALUES (?, ?, ?)", (kind, shape, self.counts[kind]))
+            self.index.execute("INSERT OR REPLACE INTO kinds VALUES (?, ?)", (kind, self.counts[kind]))
+        self.index.executemany("INSERT OR REPLACE INTO units VALUES (?, ?, ?)", self.units)
+        self.index.executemany("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", self.seen)
         self.index.commit()
+        self.units, self.seen = [], []
 
     def close(self) -> None:
         for file in self.open.values():
             file.close()
 
+    def _bytes(self, kind: str) -> int:
+        channels, _, name = kind.partition("-")
+        return int(channels) * self.size[0] * self.size[1] * np.dtype(name).itemsize
 
-def _rows(found: str) -> list[Row] | str:
-    """What the index says of a unit, read."""
+
+_pictures = msgspec.json.Decoder(list[Row])
+
+
+def _unit(item: Item, known: tuple[str, str] | None, fault: str) -> Unit:
+    if known is None:
+        return Unit(item, [], [], fault, False)
+    rows, found = known
     if found.startswith(_FAULT):
-        return found[len(_FAULT) :]
-    rows = json.loads(found)
-    return [Row(k, r, h, w, int(x), tuple(lo), tuple(hi), m, tuple(re), g) for k, r, h, w, x, lo, hi, m, re, g in rows]
-
-
-# ---- the work --------------------------------------------------------------------------------------------------------
-
-
-class _Items:
-    """The items of a source; of one that is a stream those that have passed by, for it is not gone through twice."""
-
-    def __init__(self, source: Source, known: dict[int, str]):
-        self.source = source
-        self.passed = {i: Item(*json.loads(text)) for i, text in known.items()}
-
-    def __getitem__(self, i: int) -> Item:
-        return self.passed[i] if i in self.passed else self.source.item(i)
-
-    def text(self, i: int) -> str:
-        """What the index keeps of an item that will not pass by again."""
-        item = self.passed.get(i)
-        return "" if item is None else json.dumps([item.path, item.label, item.group, item.caption, item.split])
-
-    def fetched(self, i: int) -> Any:
-        """What is stored of unit i of a stream, or the error."""
-        try:
-            self.passed[i] = self.source.item(i)
-        except Exception:
-            self.passed[i] = Item(f"{self.source.name}[{i}]")
-        return _fetched(self.source, i)
-
-
-Result = tuple[int, str, Any]  # the unit, its content, and its pictures, or why there are none
-
-
-def _work(items: _Items, todo: list[int], way: Way, known: Iterable[str]) -> Iterator[Result]:
-    """The results of some units, in order, from several processes where that is worth it."""
-    job = _Job(items.source, way, frozenset(known))
-    count = min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-    pool: Executor
-    if len(todo) > ALONE and count > 1 and sys.platform == "linux":  # forking is not safe elsewhere
-        context = multiprocessing.get_context("fork")
-        pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(job,))
-        call: Callable = _in_process
-    else:
-        pool, call = ThreadPoolExecutor(count), job
-    size = CHUNK if len(todo) > ALONE else 1
-    chunks = iter([todo[k : k + size] for k in range(0, len(todo), size)])
-    waiting: deque[Future] = deque()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of oddities in files that it reads all the same
-        try:
-            for _ in range(4 * count):  # no more at once, so that results do not pile up, and streams are read in order
-                _submit(pool, call, items, chunks, waiting)
-            while waiting:
-                results = waiting.popleft().result()
-                _submit(pool, call, items, chunks, waiting)
-                yield from results
-        except BrokenProcessPool:
-            raise UserError(
-                "A process that decoded pictures was ended from outside, for want of memory perhaps. What was decoded is kept; "
-                "type the same again to go on."
-            ) from None
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _submit(pool: Executor, call: Callable, items: _Items, chunks: Iterator[list[int]], waiting: deque[Future]) -> None:
-    chunk = next(chunks, None)
-    if chunk is None:
-        return
-    stored = [items.fetched(i) for i in chunk] if items.source.sequential else [None] * len(chunk)
-    waiting.append(pool.submit(call, list(zip(chunk, stored, strict=True))))
-
-
-def _fetched(source: Source, i: int) -> Any:
-    try:
-        return source.load(i)
-    except Exception as error:  # readers of damaged files raise nearly anything
-        return error
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What a process needs to know to work through units."""
-
-    source: Source
-    way: Way
-    known: frozenset[str]
-
-    def __call__(self, units: list[tuple[int, Any]]) -> list[Result]:
-        return [self.one(i, stored) for i, stored in units]
-
-    def one(self, i: int, stored: Any) -> Result:
-        """Fetch, and unless the content is known decode, resize and thin out unit i."""
-        try:
-            stored = _fetched(self.source, i) if stored is None else stored
-            if isinstance(stored, Exception):
-                raise stored
-            content = _content(stored)
-        except Exception as error:
-            return i, "", reason(error)
-        if content in self.known:
-            return i, content, None
-        try:
-            return i, content, [self.row(picture) for picture in self.source.decode(i, stored)]
-        except Differs:
-            raise
-        except (UserError, MemoryError) as error:  # may be mended without touching the file
-            return i, "", reason(error)
-        except Exception as error:
-            return i, content, reason(error)
-
-    def row(self, picture: Picture) -> tuple[np.ndarray, list[Any]]:
-        """A picture (C, H, W) at its size, gray ones with one channel, and the facts that the index keeps of it."""
-        pixels = picture.pixels
-        h, w = pixels.shape[:2]
-        if min(h, w) < 1 or pixels.size == 0:
-            raise ValueError("it has no pixels")
-        if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
-            raise ValueError("it holds values that are NaN or infinite")
-        if self.way.exact and (h, w) != self.way.size:
-            raise Differs(f"{h}x{w}")
-        pixels = resize(pixels, self.way.size, self.way.fit).transpose(2, 0, 1)
-        if len(pixels) == 3 and is_gray(pixels[None])[0]:
-            pixels = luminance(pixels[None])[0]
-        pixels = np.ascontiguousarray(pixels)
-        number = int.from_bytes(hashlib.blake2b(pixels.data, digest_size=8).digest(), "little")
-        low, high = (end.astype(float).tolist() for end in (pixels.min((1, 2)), pixels.max((1, 2))))
-        return pixels, [h, w, str(number), low, high, picture.mode, list(picture.remarks), picture.group]
-
-
-_job: _Job
-
-
-def _begin(job: _Job) -> None:
-    """In a new process: Ctrl-C is the parent's to answer."""
-    global _job
-    _job = job
-    with suppress(ValueError):
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _in_process(units: list[tuple[int, Any]]) -> list[Result]:
-    return _job(units)
-
-
-def _content(stored: Any) -> str:
-    """A name for what is stored that equal contents share."""
-    if isinstance(stored, np.ndarray):
-        head = f"{stored.shape}{stored.dtype}".encode()
-        return hashlib.blake2b(np.ascontiguousarray(stored).tobytes(), digest_size=16, salt=head[:16]).hexdigest()
-    return hashlib.blake2b(stored, digest_size=16).hexdigest()
+        return Unit(item, [], [], found[len(_FAULT) :], True)
+    return Unit(item, _pictures.decode(found), [int(row) for row in rows.split()], "", True)

@@ -4,7 +4,8 @@ import numpy as np
 from PIL import Image
 
 FITS = ("crop", "pad", "stretch")
-SAME = {"uint8": 8}  # JPEG tints a gray picture by up to 7 levels, and the eye sees none of it; other types hold exact values
+# JPEG tints a gray picture by up to 7 levels, and the eye sees none of it; other types hold exact values.
+SAME = {np.dtype(np.uint8): 8}
 _LANCZOS = Image.Resampling.LANCZOS
 
 
@@ -41,7 +42,7 @@ def is_gray(images: np.ndarray) -> np.ndarray:
     )  # plane by plane: nine times faster than max(axis=1) of interleaved pixels
     spread = np.maximum(np.maximum(r, g), b)  # (N, H, W)
     spread = spread - np.minimum(np.minimum(r, g), b)  # never negative, so unsigned types do not wrap
-    return spread.max(axis=(1, 2)) <= SAME.get(images.dtype.name, 0)
+    return spread.max(axis=(1, 2)) <= SAME.get(images.dtype, 0)
 
 
 def luminance(images: np.ndarray) -> np.ndarray:
