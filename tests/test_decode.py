@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from sfumato.data.decode import BESIDE, CONVERTED, FRAMES, TRANSPARENT, as_stored, decode, is_readable, looks_like_dicom, reason
+from sfumato.data.pixels import resize
 from sfumato.data.volumes import ASKED, EMPTY, NAMED, NOT_NUMBERS, OWN, UNPLACED, to_16_bits
 from sfumato.errors import UserError
 
@@ -699,3 +700,25 @@ def test_real_pictures_are_what_pillow_reads():
             image = Image.open(io.BytesIO(stored))
             assert picture.pixels.shape[:2] in (image.size, image.size[::-1])
     assert names
+
+
+# Photographs
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_photograph_is_decoded_no_larger_than_is_enough(turned):
+    rows, columns = np.mgrid[:600, :800]
+    smooth = np.stack((rows * 255 / 599, columns * 255 / 799, (rows + columns) * 255 / 1398), 2).astype(np.uint8)
+    exif = Image.Exif()
+    exif[274] = 6 if turned else 1
+    file = io.BytesIO()
+    Image.fromarray(smooth).save(file, "JPEG", quality=95, exif=exif)
+    [whole], [small] = decode(file.getvalue(), "a.jpg"), decode(file.getvalue(), "a.jpg", enough=128)
+    assert whole.pixels.shape == ((800, 600, 3) if turned else (600, 800, 3))
+    assert small.pixels.shape == ((200, 150, 3) if turned else (150, 200, 3))  # a quarter; an eighth would be too small
+    assert small.size == whole.pixels.shape[:2]
+    for fit in ("crop", "pad", "stretch"):
+        shrunk = [resize(picture.pixels, (64, 64), fit).astype(int) for picture in (whole, small)]
+        assert np.abs(shrunk[0] - shrunk[1]).max() <= 4
+    [same] = decode(file.getvalue(), "a.jpg", enough=301)
+    assert np.array_equal(same.pixels, whole.pixels)

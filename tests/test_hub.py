@@ -12,11 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
-from sfumato.data import decode as decoding
 from sfumato.data.hub import is_arrow, open_arrow, open_hub
 from sfumato.data.hub_columns import read_classes
 from sfumato.data.names import NAMED, copies, forget, hub_name, remember, resolve, spell
-from sfumato.data.source import HELD_OUT, TRAIN, Picture
+from sfumato.data.source import HELD_OUT, TRAIN
 from sfumato.data.torches import open_torch
 from sfumato.errors import UserError
 
@@ -26,19 +25,6 @@ needs_library = pytest.mark.skipif(
 PIXELS = np.random.default_rng(0).integers(0, 256, (7, 5, 6, 3), np.uint8)  # (N, H, W, C)
 CLASSES = [0, 1, 2, 0, 1, 2, 0]
 NAMES = ["ant", "bee", "cat"]
-
-
-@pytest.fixture(autouse=True)
-def _bytes_to_pixels(monkeypatch):
-    """Decoding has tests of its own; here an image file is what Pillow makes of it."""
-
-    def decode(stored, path):
-        import io
-
-        array = np.array(Image.open(io.BytesIO(stored)))
-        return [Picture(array if array.ndim == 3 else array[:, :, None])]
-
-    monkeypatch.setattr(decoding, "decode", decode)
 
 
 @pytest.fixture
@@ -504,7 +490,7 @@ def test_torch_pictures_and_arrays():
     np.testing.assert_array_equal(drawn(source, 0), PIXELS[0])
     np.testing.assert_array_equal(drawn(source, 1), PIXELS[1])
     np.testing.assert_array_equal(drawn(source, 2), PIXELS[2][:, :, :1])
-    np.testing.assert_array_equal(drawn(source, 3), np.array(pictures[3]))
+    np.testing.assert_array_equal(drawn(source, 3), np.array(pictures[3].convert("RGB")))
 
 
 def test_torch_shapes_that_could_be_read_in_two_ways():

@@ -40,7 +40,7 @@ def _empty_cache(tmp_path_factory, monkeypatch):
 def decoded(monkeypatch):
     """The names of the files that are decoded; in threads, for what a process does is not seen here."""
     seen, decode = [], files.decode
-    monkeypatch.setattr(files, "decode", lambda stored, path, window=None: seen.append(path) or decode(stored, path, window))
+    monkeypatch.setattr(files, "decode", lambda stored, path, *more: seen.append(path) or decode(stored, path, *more))
     monkeypatch.setattr(work, "ALONE", 10**9)
     return seen
 

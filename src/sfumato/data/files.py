@@ -70,5 +70,5 @@ class FileSource:
     def load(self, i: int) -> bytes:
         return self.store.read(self.listing.paths[i])
 
-    def decode(self, i: int, stored: bytes) -> list[Picture]:
-        return decode(stored, self.listing.paths[i], self.window)
+    def decode(self, i: int, stored: bytes, enough: int | None = None) -> list[Picture]:
+        return decode(stored, self.listing.paths[i], self.window, enough)

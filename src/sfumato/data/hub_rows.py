@@ -76,8 +76,8 @@ class HubSource:
             return _array(value, self.item(i).path)
         return _bytes(part.files[j].as_py(), part.paths[j].as_py(), self.root)
 
-    def decode(self, i: int, stored: bytes | np.ndarray) -> list[Picture]:
-        return _decode(stored, self.item(i).path)
+    def decode(self, i: int, stored: bytes | np.ndarray, enough: int | None = None) -> list[Picture]:
+        return _decode(stored, self.item(i).path, enough)
 
 
 class StreamSource:
@@ -126,8 +126,8 @@ class StreamSource:
             return _array(stored, self.item(i).path)
         return _bytes(stored["bytes"], stored["path"], None) if stored else _bytes(None, None, None)
 
-    def decode(self, i: int, stored: bytes | np.ndarray) -> list[Picture]:
-        return _decode(stored, self.item(i).path if i == self._at else f"{self.name}[{i}]")
+    def decode(self, i: int, stored: bytes | np.ndarray, enough: int | None = None) -> list[Picture]:
+        return _decode(stored, self.item(i).path if i == self._at else f"{self.name}[{i}]", enough)
 
     def _read(self, i: int) -> Mapping:
         if i == self._at:
@@ -215,9 +215,9 @@ def _array(value: Any, what: str) -> np.ndarray:
     return np.ascontiguousarray(pictures[0].transpose(1, 2, 0))
 
 
-def _decode(stored: bytes | np.ndarray, path: str) -> list[Picture]:
+def _decode(stored: bytes | np.ndarray, path: str, enough: int | None) -> list[Picture]:
     if isinstance(stored, np.ndarray):
         return [Picture(stored)]
     from .decode import decode
 
-    return decode(stored, path)
+    return decode(stored, path, enough=enough)

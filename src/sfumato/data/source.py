@@ -28,14 +28,16 @@ class Picture:
     remarks: tuple[str, ...] = ()  # what had to be changed to read it, as predicates of a sentence
     mode: str = ""  # how it was stored, in its format's own words: RGB, L, P, I;16, CMYK ...
     group: str | None = None  # what its file says of where it belongs
+    size: tuple[int, int] | None = None  # height and width in its file, where it was decoded smaller
 
 
 class Source(Protocol):
     """A list of units of any number of pictures of any size.
 
     A unit is what is read at once: an image file, a volume of slices, a row of a table. `load` fetches what is stored
-    (bytes as a rule) and `decode` makes pictures of it, so that what was decoded before is known by its content. Both
-    raise whatever a damaged file makes their readers raise; the unit is then skipped and named.
+    (bytes as a rule) and `decode` makes pictures of it, so that what was decoded before is known by its content. Where that
+    is faster, it may make smaller ones, with sides of at least `enough`. Both raise whatever a damaged file makes their
+    readers raise; the unit is then skipped and named.
     """
 
     name: str  # short, for the names of folders
@@ -51,7 +53,7 @@ class Source(Protocol):
     def item(self, i: int) -> Item: ...
     def stamp(self, i: int) -> str: ...  # of unit i alone; changes whenever it may have changed; empty where nobody knows
     def load(self, i: int) -> Any: ...  # bytes, or an array
-    def decode(self, i: int, stored: Any) -> list[Picture]: ...
+    def decode(self, i: int, stored: Any, enough: int | None = None) -> list[Picture]: ...
 
 
 class ArraySource:
@@ -88,5 +90,5 @@ class ArraySource:
     def load(self, i: int) -> np.ndarray:
         return np.asarray(self.array[i].transpose(1, 2, 0))
 
-    def decode(self, i: int, stored: np.ndarray) -> list[Picture]:
+    def decode(self, i: int, stored: np.ndarray, enough: int | None = None) -> list[Picture]:
         return [Picture(stored)]

@@ -55,12 +55,12 @@ class TorchSource:
         pictures, _ = as_pictures(np.asarray(image)[None], what, last)  # (1, C, H, W)
         return np.ascontiguousarray(pictures[0].transpose(1, 2, 0))
 
-    def decode(self, i: int, stored: bytes | np.ndarray) -> list[Picture]:
+    def decode(self, i: int, stored: bytes | np.ndarray, enough: int | None = None) -> list[Picture]:
         if isinstance(stored, np.ndarray):
             return [Picture(stored)]
         from .decode import decode
 
-        return decode(stored, f"{self.name}[{i}]")
+        return decode(stored, f"{self.name}[{i}]", enough=enough)
 
 
 def open_torch(dataset: Any) -> Source:

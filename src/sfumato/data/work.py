@@ -1,5 +1,6 @@
 """The work of packing: units are fetched, decoded, resized and thinned out, by several processes where that is worth it."""
 
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -21,8 +22,8 @@ import numpy as np
 
 from ..errors import UserError
 from .decode import reason
-from .pixels import is_gray, luminance, resize
-from .source import Item, Picture, Source
+from .pixels import SAME, is_gray, luminance, resize
+from .source import Item, Source
 
 VERSION = 1  # of everything that decides what a content becomes; a new one packs anew
 CHUNK = 32  # units that a process works through at once
@@ -156,50 +157,74 @@ class _Job:
 
     def __call__(self, units: list[tuple[int, Any]]) -> Results:
         blocks: dict[str, list[np.ndarray]] = {}
-        results = [self.one(i, stored, blocks) for i, stored in units]
-        return results, {kind: np.stack(block).tobytes() for kind, block in blocks.items()}
+        found = [self.one(i, stored, blocks) for i, stored in units]
+        empty = lambda block: np.empty((len(block), *block[0].shape), block[0].dtype)  # stack alone would keep their strides
+        stacks = {kind: np.stack(block, out=empty(block)) for kind, block in blocks.items()}  # (n, C, H, W) each
+        facts = {kind: _facts(stack) for kind, stack in stacks.items()}
+        results = []
+        for i, content, fault, pictures in found:
+            rows = []
+            for kind, h, w, mode, remarks, group in pictures:
+                number, low, high = next(facts[kind])
+                rows.append(Row(kind, h, w, number, low, high, mode, remarks, group))
+            results.append((i, content, fault, msgspec.json.encode(rows).decode(), [row.kind for row in rows]))
+        return results, {kind: stack.tobytes() for kind, stack in stacks.items()}
 
-    def one(self, i: int, stored: Any, blocks: dict[str, list[np.ndarray]]) -> Result:
-        """Fetch, and unless the content is known decode, resize and thin out unit i; its pixels are added to the blocks."""
+    def one(self, i: int, stored: Any, blocks: dict[str, list[np.ndarray]]) -> tuple[int, str, str, list[tuple]]:
+        """Fetch, and unless the content is known decode, resize and thin out unit i; its pixels are added to the blocks.
+
+        Returns the unit, its content, why there are no pictures, and of each its kind, size in the file, and further facts.
+        """
         try:
             stored = _fetched(self.source, i) if stored is None else stored
             if isinstance(stored, Exception):
                 raise stored
             content = _content(stored)
         except Exception as error:
-            return i, "", reason(error), "", []
+            return i, "", reason(error), []
         if content in self.known:
-            return i, content, "", "", []
+            return i, content, "", []
         try:
-            pairs = [self.row(picture) for picture in self.source.decode(i, stored)]
+            enough = None if self.way.exact else 2 * max(self.way.size)  # so that the last step of resizing is a good one
+            pictures = self.source.decode(i, stored, enough)
+            brought = [self.brought(picture.pixels) for picture in pictures]
         except Differs:
             raise
         except (UserError, MemoryError) as error:  # may be mended without touching the file
-            return i, "", reason(error), "", []
+            return i, "", reason(error), []
         except Exception as error:
-            return i, content, reason(error), "", []
-        for pixels, row in pairs:
-            blocks.setdefault(row.kind, []).append(pixels)
-        return i, content, "", msgspec.json.encode([row for _, row in pairs]).decode(), [row.kind for _, row in pairs]
+            return i, content, reason(error), []
+        found = []
+        for pixels, picture in zip(brought, pictures, strict=True):
+            kind = kind_of(pixels)
+            blocks.setdefault(kind, []).append(pixels)
+            found.append((kind, *(picture.size or picture.pixels.shape[:2]), picture.mode, picture.remarks, picture.group))
+        return i, content, "", found
 
-    def row(self, picture: Picture) -> tuple[np.ndarray, Row]:
-        """A picture (C, H, W) at its size, gray ones with one channel, and what the index keeps of it."""
-        pixels = picture.pixels
-        h, w = pixels.shape[:2]
-        if min(h, w) < 1 or pixels.size == 0:
+    def brought(self, pixels: np.ndarray) -> np.ndarray:
+        """A picture (h, w, C) at its size (C, H, W), a gray one with one channel. Raises ValueError for what is none."""
+        h, w, channels = pixels.shape
+        if pixels.size == 0:
             raise ValueError("it has no pixels")
         if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
             raise ValueError("it holds values that are NaN or infinite")
         if self.way.exact and (h, w) != self.way.size:
             raise Differs(f"{h}x{w}")
-        pixels = np.ascontiguousarray(resize(pixels, self.way.size, self.way.fit).transpose(2, 0, 1))
-        middle = pixels[None, :, pixels.shape[1] // 2 :][:, :, :1]  # its middle line tells most coloured pictures
-        if len(pixels) == 3 and is_gray(middle)[0] and is_gray(pixels[None])[0]:
-            pixels = luminance(pixels[None])[0]
-        number = int.from_bytes(hashlib.blake2b(pixels.data, digest_size=8).digest(), "little")
-        flat = pixels.reshape(len(pixels), -1)
-        low, high = tuple(flat.min(1).tolist()), tuple(flat.max(1).tolist())
-        return pixels, Row(kind_of(pixels), h, w, number, low, high, picture.mode, picture.remarks, picture.group)
+        pixels = resize(pixels, self.way.size, self.way.fit).transpose(2, 0, 1)
+        if channels != 3:
+            return pixels
+        middle = pixels[:, pixels.shape[1] // 2, pixels.shape[2] // 2].tolist()  # one pixel tells most colours from gray
+        if max(middle) - min(middle) > SAME.get(pixels.dtype, 0) or not is_gray(pixels[None])[0]:
+            return pixels
+        return luminance(pixels[None])[0]
+
+
+def _facts(stack: np.ndarray) -> Iterator[tuple[int, tuple, tuple]]:
+    """Of each of some pictures (n, C, H, W) its hash, and the least and greatest value of each channel."""
+    flat = stack.reshape(*stack.shape[:2], -1)
+    ends = zip(map(tuple, flat.min(2).tolist()), map(tuple, flat.max(2).tolist()), strict=True)
+    for picture, (low, high) in zip(stack, ends, strict=True):
+        yield int.from_bytes(hashlib.blake2b(picture.data, digest_size=8).digest(), "little"), low, high
 
 
 _job: _Job
@@ -209,6 +234,7 @@ def _begin(job: _Job) -> None:
     """In a new process: Ctrl-C is the parent's to answer."""
     global _job
     _job = job
+    gc.freeze()  # what the parent has need not be gone through, and so not be copied, whenever garbage is looked for
     with suppress(ValueError):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
