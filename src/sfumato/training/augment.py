@@ -147,10 +147,14 @@ def apply(x: Tensor, moves: np.ndarray) -> Tensor:
 
 
 def _with(x: Tensor, chosen: np.ndarray, move: Callable[[Tensor], Tensor]) -> Tensor:
-    """Pictures (B, C, H, W), the chosen (B,) of them moved; whole pictures are copied, for writing to some takes longer."""
+    """Pictures (B, C, H, W), the chosen (B,) of them moved; x itself is left alone."""
     rows, places = np.flatnonzero(chosen), np.arange(len(x))
     if not len(rows):
         return x
+    if x.device.type == "cpu":  # where numpy writes to some rows in a third of the time that torch takes
+        moved = x.numpy().copy()
+        moved[rows] = move(torch.from_numpy(moved[rows])).numpy()
+        return torch.from_numpy(moved)
     places[rows] = np.arange(len(x), len(x) + len(rows))
     there = lambda index: torch.from_numpy(index).to(x.device, non_blocking=True)
     return torch.cat((x, move(x.index_select(0, there(rows))))).index_select(0, there(places))
