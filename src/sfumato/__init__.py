@@ -45,7 +45,8 @@ def train(
 ) -> "Model":
     """Train a model on pictures, or go on training it; the same call again resumes.
 
-    data      a folder, an idx or .npy file, 'digits', an array (N, H, W[, C]) or a tensor (N, C, H, W)
+    data      a folder, archive, manifest or array file, a name such as 'digits', an array (N, H, W[, C]), a tensor
+              (N, C, H, W), or a torch Dataset
     run       the run folder, runs/DATA-RECIPE unless said
     recipe    a name from `sfumato recipes`
     net       a network of your own, net(x, c_noise, **cond) -> (B, C, H, W), or one by name, as in "unet:width=96"

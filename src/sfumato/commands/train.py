@@ -23,7 +23,7 @@ class Choices:
     """What a person chooses for training, wherever it is asked for."""
 
     data: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DATA", help_behavior_hint="")] = ""
-    """A folder of images or of class folders, an idx(.gz) or .npy file, or the word digits."""
+    """A folder, zip or tar of images, a manifest, an array file, a known name such as digits: see docs/data.md."""
     config: tyro.conf.OmitArgPrefixes[Config] = dataclasses.field(default_factory=Config)
     recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "default"
     """A name from `sfumato recipes`; other flags change its settings."""

@@ -52,17 +52,24 @@ def open_source(data: Any, group: str | None = None, window: tuple[float, float]
         raise UserError(f"Expected {READ}, an array, a tensor or a torch Dataset; found {found}.")
     if data == "digits":
         return _digits()
-    path = Path(data).expanduser()
-    if not _there(path):
-        text = str(data)
-        if not text.startswith("hub:"):
-            name = names.spell(text)
-            copy = None if name is None else names.resolve(name, cache_folder())
-            if copy is None:
-                raise _missing(text, path)
-            text, path = str(copy), Path(copy)
-        if text.startswith("hub:"):
-            return open_hub(text, cache_folder())
+    text, cache = str(data), cache_folder()
+    if text.startswith("hub:"):
+        return open_hub(text, cache)
+    path, _, options = text.partition("?")
+    if options and os.path.isdir(path):  # which columns of a table, as in set?image=photo
+        return open_arrow(Path(path), cache, options)
+    if _there(Path(text).expanduser()):
+        return _open_path(Path(text).expanduser(), group, window)
+    name = names.spell(text)
+    where = None if name is None else names.resolve(name, cache)
+    if name is None or where is None:
+        raise _missing(text, Path(text).expanduser())
+    source = open_hub(where, cache) if isinstance(where, str) else _open_path(where, group, window)
+    source.name, source.natural = name, names.NAMED[name].natural
+    return source
+
+
+def _open_path(path: Path, group: str | None, window: tuple[float, float] | None) -> Source:
     if path.suffix.lower() == ".npz":  # a zip too, but of arrays
         return open_npz(path)
     store = open_store(path)
