@@ -2,6 +2,7 @@
 
 import importlib
 import keyword
+import os
 import sys
 
 COMMANDS = {
@@ -37,6 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
             raise unknown("command", arguments[0], COMMANDS)
         file = arguments[0] + "_" * keyword.iskeyword(arguments[0])
         return importlib.import_module(f".commands.{file}", __package__).main(arguments[1:])
+    except BrokenPipeError:  # whoever read the output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted.\n")
         return 130

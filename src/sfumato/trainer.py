@@ -100,7 +100,7 @@ def _plan(data: Any, source: Source, config: Config, progress: Progress | None =
     )
     reasons = [*images.notes]
     c, h, w = facts.shape
-    reasons += [flipped, *([f"Windows of {h}x{w} are cut from them at random, anew each time."] if config.crop else [])]
+    reasons += [flipped, *_moves(config, h, w)]
     labels = f", {len(facts.label_names)} labels" if facts.label_names else ", no labels"
     reasons.append(said)
     reasons.append(f"{facts.train:,} pictures to train on, {facts.held_out:,} held out; {h}x{w}x{c} {codec.dtype}{labels}.")
@@ -112,10 +112,23 @@ def _flip(config: Config, images: Images) -> tuple[bool, str]:
     if config.flip is not None:
         return config.flip, f"The pictures are {'' if config.flip else 'not '}mirrored left to right, as was asked."
     if not images.natural:
-        return False, "The pictures are not mirrored: letters, digits and medicine know left from right (--flip mirrors them)."
+        why = "their classes look like digits or letters, or they are medical"
+        return False, f"The pictures are not mirrored, for {why} (--flip mirrors them)."
     if images.shape[0] != 3:
         return False, "The pictures are not mirrored, for only photographs in colour are unless asked (--flip)."
     return True, "Half of the pictures are mirrored left to right, as photographs in colour may be (--no-flip leaves them)."
+
+
+def _moves(config: Config, h: int, w: int) -> list[str]:
+    """What else is done to the pictures each time they are seen."""
+    said = {
+        f"Windows of {h}x{w} are cut from them at random, anew each time.": config.crop,
+        "Half of them are mirrored top to bottom, as was asked.": config.flip_vertical,
+        "They are turned by quarters, as was asked.": config.rotate,
+        f"They are shifted by up to {config.translate} pixels, as was asked.": config.translate,
+        f"Of mirrors, turns and shifts {config.augment:g} each are done to them and told to the network.": config.augment,
+    }
+    return [sentence for sentence, done in said.items() if done]
 
 
 def budget(config: Config, speed: Callable[[], float]) -> Config:

@@ -5,9 +5,11 @@ from functools import cached_property
 
 import msgspec
 
-from .decode import decode
+from .decode import VOLUMES, decode
 from .source import Item, Picture
 from .stores import Files, Store
+
+BY_NAME = (*VOLUMES, ".tga")  # suffixes that decide how bytes are decoded
 
 
 class Listing(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +37,8 @@ class Listing(msgspec.Struct, frozen=True, kw_only=True):
 class FileSource:
     """The image files of a store, and what is known about each."""
 
+    passing = False
+
     def __init__(
         self,
         store: Store,
@@ -46,7 +50,8 @@ class FileSource:
     ):
         self.store, self.files, self.listing, self.window, self.natural = store, files, listing, window, natural
         self.name, self.kind, self.label_names, self.notes = store.name, listing.kind, listing.label_names, listing.notes
-        self.version = f"{files.version} {more}"
+        self.place = str(store.root.resolve())  # equal names, sizes and times elsewhere are other files
+        self.version = f"{self.place} {files.version} {more}"
         self.policy = "" if window is None else f"window={window[0]:g},{window[1]:g}"
         self.sequential = store.sequential
 
@@ -65,7 +70,11 @@ class FileSource:
     def stamp(self, i: int) -> str:
         path = self.listing.paths[i]
         stamp = self._stamps.get(path)
-        return f"{path}\n{stamp}" if stamp else ""
+        return f"{self.place}\n{path}\n{stamp}" if stamp else ""
+
+    def manner(self, i: int) -> str:
+        """How unit i is decoded, where its bytes do not say it."""
+        return next((suffix for suffix in BY_NAME if self.listing.paths[i].lower().endswith(suffix)), "")
 
     def load(self, i: int) -> bytes:
         return self.store.read(self.listing.paths[i])

@@ -313,7 +313,7 @@ def _sizes_and_times(root: str, names: Sequence[str]) -> array:
         try:
             status = os.stat(f"{root}/{name}")
             numbers.append(status.st_size)
-            numbers.append(status.st_mtime_ns)
+            numbers.append(status.st_mtime_ns + status.st_ctime_ns)  # only the first can be set by hand
         except OSError:
             numbers.extend((-1, -1))
     return numbers

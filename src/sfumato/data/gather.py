@@ -5,11 +5,13 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 from ..disk import cache_folder
 from ..errors import UserError, unknown
 from . import packed, views
 from .decode import reason
+from .folders import shown
 from .images import Images, parts
 from .packed import Progress
 from .pixels import FITS, is_gray, luminance
@@ -61,7 +63,7 @@ def gather(
         if source.version and lasting:
             views.remember(cache, key, view)
     if strict and images.skipped:
-        named = "; ".join(f"{path}: {why}" for path, why in images.skipped[:3])
+        named = "; ".join(f"{shown(path)}: {why}" for path, why in images.skipped[:3])
         raise UserError(f"{len(images.skipped)} files cannot be read: {named}. Mend or remove them, or leave out --strict.")
     return images
 
@@ -96,15 +98,36 @@ def _packed(
     """The images of a source by way of its pack, their view, and whether the same would come out next time."""
     way = Way(target, fit, False) if target else _guess(source, fit, keep)
     try:
-        units = packed.pack(source, way.folder(source, cache), way, progress)
+        (cache / "packs").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"The cache folder {cache} cannot be used ({error.strerror}). Name one in SFUMATO_CACHE.") from error
+    try:
+        return _by_way(way, source, target, channels, cache, progress)
     except Differs:
-        way = _unequal(fit, keep)
-        units = packed.pack(source, way.folder(source, cache), way, progress)
+        return _by_way(_unequal(fit, keep), source, target, channels, cache, progress)
+
+
+def _by_way(
+    way: Way, source: Source, target: tuple[int, int] | None, channels: int | None, cache: Path, progress: Progress | None
+) -> tuple[Images, Path, bool]:
     folder = way.folder(source, cache)
+    with FileLock(views.lock_file(folder)):
+        units = packed.pack(source, folder, way, progress)
+        view = _view(units, source, way, target, channels, folder)
+        try:
+            return views.load(view), view, all(unit.known for unit in units)
+        except (OSError, ValueError) as error:
+            raise packed.damaged(folder, str(error).splitlines()[0]) from error
+
+
+def _view(
+    units: list[packed.Unit], source: Source, way: Way, target: tuple[int, int] | None, channels: int | None, folder: Path
+) -> Path:
+    """Write the view of a source whose units are packed."""
     skipped = [(unit.item.path, unit.fault) for unit in units if unit.fault]
     rows = [row for unit in units for row in unit.pictures]
     if not rows:
-        raise UserError(f"None of the {len(units)} files of '{source.name}' can be read; {': '.join(skipped[0])}.")
+        raise UserError(f"None of the {len(units)} files of '{source.name}' can be read; {shown(': '.join(skipped[0]))}.")
     if len(rows) < 2:
         other = f"; of {len(units)} files only one can be read" if skipped else " has one"
         raise UserError(f"Training needs at least two images; '{source.name}'{other}.")
@@ -118,13 +141,17 @@ def _packed(
     kind = f"{wanted}-{rows[0].kind.partition('-')[2]}"
     at = np.array([converted.get(place, place[1]) for place in places], np.int64)
     labels, splits = [item.label for item in items], [item.split for item in items]
-    label_type = np.min_scalar_type(max(0, len(source.label_names or ()) - 1))
+    classes = len(source.label_names or ())  # is also the class of pictures without one: 'not told', as networks have it
+    unlabelled = labels.count(None)
+    if 0 < unlabelled < len(labels) and classes:
+        notes.append(f"{unlabelled} of {len(labels)} images have no class, and are learned as that.")
     known = zip(items, rows, several, strict=True)
     groups = [item.group or row.group or (item.path if some else None) for item, row, some in known]
     number: dict[str, int] = {}
+    told = classes > 0 and unlabelled < len(labels)
     facts = {
-        "labels": None if source.label_names is None or None in labels else np.array(labels, label_type),
-        "label_names": source.label_names,
+        "labels": np.array([classes if k is None else k for k in labels], np.min_scalar_type(classes)) if told else None,
+        "label_names": source.label_names if told else None,
         "name": source.name,
         "notes": notes,
         "skipped": skipped,
@@ -137,8 +164,7 @@ def _packed(
         "ends": _ends(rows, wanted),
         "natural": source.natural,
     }
-    view = views.save(folder, packed.pixels_file(folder, kind).name, (wanted, *way.size), facts, paths)
-    return views.load(view), view, all(unit.known for unit in units)
+    return views.save(folder, packed.pixels_file(folder, kind).name, (wanted, *way.size), facts, paths)
 
 
 def _guess(source: Source, fit: str, keep: int) -> Way:
@@ -169,13 +195,13 @@ def _settle(
     """How many channels the set has, and all that is to be said of it."""
     kinds = Counter(row.kind for row in rows)
     found = {int(kind.partition("-")[0]) for kind in kinds}
-    coloured = sum(count for kind, count in kinds.items() if kind.startswith("3-"))
+    coloured = sum(not row.gray for row in rows if row.kind.startswith("3-"))
     wanted, channel_note = _channels(len(rows), coloured, found, channels)
     notes = [*source.notes, _size_note([(row.height, row.width) for row in rows], way, target), channel_note]
     remarks = Counter(remark for row in rows for remark in row.remarks)
     notes += [f"{count} of {len(rows)} images {remark}." for remark, count in remarks.items()]
     if skipped:
-        named = "; ".join(f"{path} ({why})" for path, why in skipped[:3]) + ("; ..." if len(skipped) > 3 else "")
+        named = "; ".join(f"{shown(path)} ({why})" for path, why in skipped[:3]) + ("; ..." if len(skipped) > 3 else "")
         notes.append(f"{len(skipped)} of {units} files could not be read and are left out: {named}.")
     return wanted, notes
 
@@ -195,7 +221,7 @@ def _refuse_mixture(paths: list[str], rows: list[Row]) -> None:
     types = Counter(row.kind.partition("-")[2] for row in rows)
     if len(types) > 1:
         example = {row.kind.partition("-")[2]: path for path, row in zip(reversed(paths), reversed(rows), strict=True)}
-        listed = " and ".join(f"{count} of {name} (such as {example[name]})" for name, count in types.most_common())
+        listed = " and ".join(f"{count} of {name} (such as {shown(example[name])})" for name, count in types.most_common())
         raise UserError(f"All images are expected to be of one type; found {listed}. Convert or move one kind.")
 
 
@@ -208,7 +234,9 @@ def _target(size: int | tuple[int, int] | None) -> tuple[int, int] | None:
         return None
     H, W = size if isinstance(size, tuple | list) else (size, size)
     if not (SMALLEST <= H <= LARGEST and SMALLEST <= W <= LARGEST):
-        raise UserError(f"{H}x{W} is an impossible size: height and width are expected from {SMALLEST} to {LARGEST}.")
+        raise UserError(
+            f"{H}x{W} is an impossible size: height and width are expected from {SMALLEST} to {LARGEST}, as in --size 64."
+        )
     return H, W
 
 

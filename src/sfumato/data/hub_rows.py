@@ -33,7 +33,7 @@ class Part:
 class HubSource:
     """The rows of a set that lies on this machine, in any order."""
 
-    kind, policy, sequential = "hub", "", False
+    kind, policy, sequential, passing = "hub", "", False, False
 
     def __init__(self, parts: Sequence[Part], name: str, columns: Columns, root: Path | None, natural: bool):
         self.name, self.natural, self.numbers, self.root = name, natural, columns.numbers, root
@@ -51,7 +51,8 @@ class HubSource:
         self.notes = tuple(notes)
         # Rows that only name a file somewhere may change while their table does not.
         linked = any(part.paths is not None and _linked(part) for part in self.parts)
-        self.version = "" if linked else "-".join(part.fingerprint for part in self.parts)
+        self.version = "" if linked else "-".join(part.fingerprint for part in self.parts) + f" {columns.used}"
+        self.used = columns.used
 
     def __len__(self) -> int:
         return self.ends[-1]
@@ -66,7 +67,7 @@ class HubSource:
 
     def stamp(self, i: int) -> str:
         k, j = _place(self.ends, i)
-        return f"{self.parts[k].fingerprint}:{j}" if self.version else ""
+        return f"{self.parts[k].fingerprint}:{j} {self.used}" if self.version else ""
 
     def load(self, i: int) -> bytes | np.ndarray:
         k, j = _place(self.ends, i)
@@ -86,7 +87,7 @@ class StreamSource:
     A row's label is known once it is read: `item(i)` reads row i, and `load(i)` after it costs nothing more.
     """
 
-    kind, policy, sequential = "hub", "", True
+    kind, policy, sequential, passing = "hub", "", True, True
 
     def __init__(
         self,
@@ -96,7 +97,8 @@ class StreamSource:
         natural: bool,
         version: str = "",  # the commit on the hub, if it is known
     ):
-        self.parts, self.name, self.natural, self.columns, self.version = parts, name, natural, columns, version
+        self.parts, self.name, self.natural, self.columns = parts, name, natural, columns
+        self.version = f"{version} {columns.used}" if version else ""
         self.label_names = columns.classes
         self.notes = (*columns.notes, "Rows are read from the hub one after another, and nothing is kept on disk.")
         self.ends = list(accumulate(rows for _, _, rows, _ in parts))

@@ -116,6 +116,9 @@ class Images:
         else:
             for part in parts(len(self), 8):
                 whole.update(self.labels[part].astype("<i8").tobytes())
+        for sides in (self.marked, self.groups):  # on which side of the split a picture is
+            if sides is not None:
+                whole.update(np.ascontiguousarray(sides[:]).tobytes())
         release(self.hashes)
         return whole.hexdigest()
 
@@ -124,15 +127,17 @@ class Images:
         """Pictures per class (K,), or None without labels."""
         if self.labels is None:
             return None
-        counts = [np.bincount(self.labels[part], minlength=len(self.label_names or ())) for part in parts(len(self), 8)]
-        return sum(counts, np.zeros(len(self.label_names or ()), np.int64))
+        classes = len(self.label_names or ())  # which is also the label of pictures that have none
+        counts = [np.bincount(self.labels[part], minlength=classes)[:classes] for part in parts(len(self), 8)]
+        return sum(counts, np.zeros(classes, np.int64))
 
     def take(self, index: np.ndarray) -> np.ndarray:
         """The pictures at these positions, (B, C, H, W), copied."""
         pictures = np.take(self._flat, index if self._rows is None else self._rows[index], axis=0).reshape(-1, *self.shape)
         self._touched += max(pictures.nbytes, FAULT_BYTES * len(pictures))
         if self._array.nbytes > MAPPED_BYTES and self._touched > RESIDENT_BYTES:
-            release(self._array)
+            for array in (self._array, self._rows, self.labels):
+                release(array)
             self._touched = 0
         return pictures
 
@@ -157,7 +162,8 @@ class Images:
         index = indices if isinstance(indices, AllBut) else np.asarray(indices, np.int64)
         lazy = isinstance(index, AllBut)
         few: Callable[[Any], Any] = lambda values: None if values is None else _Some(values, index) if lazy else values[index]
-        where = lambda: [self.paths[i] for i in index[np.arange(len(index))]]
+        every = lambda: self._paths() if self._paths else self.paths  # read for this, and not kept
+        where = lambda: (lambda paths: [paths[i] for i in index[np.arange(len(index))]])(every())
         return Images(
             self._array, few(self.labels), self.label_names, self.name, self.notes, self.skipped,
             rows=index if self._rows is None else _Some(self._rows, index), hashes=few(self.__dict__.get("hashes")),
@@ -171,6 +177,7 @@ class _Some:
 
     def __init__(self, values: Positions, index: Positions):
         self.values, self.index = values, index
+        self._mmap, self.mode = getattr(values, "_mmap", None), getattr(values, "mode", None)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -186,8 +193,8 @@ def parts(count: int, bytes_each: int) -> Iterator[slice]:
     return (slice(start, min(count, start + step)) for start in range(0, count, step))
 
 
-def release(array: np.ndarray) -> None:
+def release(array: Any) -> None:
     """Let go of the memory that a mapped file's touched pages take; they are read again when they are wanted."""
     file = getattr(array, "_mmap", None)
-    if file is not None and hasattr(mmap, "MADV_DONTNEED"):
+    if file is not None and getattr(array, "mode", None) == "r" and hasattr(mmap, "MADV_DONTNEED"):
         file.madvise(mmap.MADV_DONTNEED)

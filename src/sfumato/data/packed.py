@@ -10,19 +10,20 @@ packing that was killed, are written over by the next; so a pack is whole at eve
 """
 
 import errno
+import hashlib
 import os
 import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
 import numpy as np
-from filelock import FileLock
+import PIL
 
 from ..errors import UserError
 from .pixels import luminance
@@ -30,7 +31,7 @@ from .source import Item, Source
 from .work import Differs, Items, Row, Way, kind_of, work
 
 COMMIT_SECONDS = 2.0
-_FAULT = "!"  # before what the index says of a content that cannot be read
+_FAULT = f"!{PIL.__version__} "  # before why a content cannot be read: another Pillow may read it
 
 Progress = Callable[[int, int], None]
 Place = tuple[str, int]  # kind and row
@@ -48,19 +49,20 @@ class Unit:
 
 
 def pack(source: Source, folder: Path, way: Way, progress: Progress | None = None) -> list[Unit]:
-    """Decode what is not yet in a pack, and return all units.
+    """Decode what is not yet in a pack, and return all units; the pack is locked by the caller.
 
     `progress(done, total)` counts units that are decoded now. Raises Differs, and UserError if the disk is full or a process
     was killed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"), closing(_index(folder)) as index, closing(_Files(folder, way.size, index)) as files:
-        known: dict[str, tuple[str, str]] = {c: (rows, found) for c, rows, found in index.execute("SELECT * FROM units")}
+    with _sound(folder), closing(_index(folder)) as index, closing(_Files(folder, way.size, index)) as files:
+        units = index.execute("SELECT * FROM units")
+        known = {c: (rows, found) for c, rows, found in units if found.startswith(("[", _FAULT))}
         seen = {stamp: (content, item) for stamp, content, item in index.execute("SELECT * FROM files")}
-        stamps = [source.stamp(i) for i in range(len(source))]
+        stamps = [_digest(source.stamp(i)) for i in range(len(source))]
         contents = [content if (content := seen.get(stamp, ("", ""))[0]) in known else "" for stamp in stamps]
         todo = [i for i, content in enumerate(contents) if not content]
-        passed = {i: seen[stamp][1] for i, stamp in enumerate(stamps) if contents[i]} if source.sequential else {}
+        passed = {i: seen[stamp][1] for i, stamp in enumerate(stamps) if contents[i]} if source.passing else {}
         items, faults = Items(source, passed), dict[int, str]()
         fresh, saved, done = not known, time.perf_counter(), 0
         try:
@@ -85,12 +87,18 @@ def pack(source: Source, folder: Path, way: Way, progress: Progress | None = Non
             if fresh:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
+        except (KeyboardInterrupt, UserError):
+            files.commit()  # what was done is kept
+            raise
         except (OSError, sqlite3.OperationalError) as error:
             if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "full" in str(error):
                 free = "Make room with `sfumato cache clear`, or name another folder in the variable SFUMATO_CACHE."
                 raise UserError(f"The disk that holds {folder.parent} is full. {free}") from error
             raise
-    return [_unit(items[i], known.get(content), faults.get(i, "")) for i, content in enumerate(contents)]
+    packed = [_unit(items[i], known.get(content), faults.get(i, "")) for i, content in enumerate(contents)]
+    if way.exact and any((row.height, row.width) != way.size for unit in packed for row in unit.pictures):
+        raise Differs
+    return packed
 
 
 def convert(folder: Path, size: tuple[int, int], places: Iterable[Place], channels: int) -> dict[Place, int]:
@@ -98,7 +106,7 @@ def convert(folder: Path, size: tuple[int, int], places: Iterable[Place], channe
     wanted = {place for place in places if not place[0].startswith(f"{channels}-")}
     if not wanted:
         return {}
-    with FileLock(folder / ".lock"), closing(_index(folder)) as index, closing(_Files(folder, size, index)) as files:
+    with _sound(folder), closing(_index(folder)) as index, closing(_Files(folder, size, index)) as files:
         query = "SELECT kind, row, other FROM converted WHERE channels = ?"
         there = {(kind, row): other for kind, row, other in index.execute(query, (channels,))}
         for kind, row in sorted(wanted - there.keys()):
@@ -118,20 +126,35 @@ def pixels_file(folder: Path, kind: str) -> Path:
 
 
 def _index(folder: Path) -> sqlite3.Connection:
-    path = folder / "index.sqlite"
-    try:
-        index = sqlite3.connect(path)
-        for table in (
-            "units (content TEXT PRIMARY KEY, rows TEXT, found TEXT)",
-            "files (stamp TEXT PRIMARY KEY, content TEXT, item TEXT)",
-            "kinds (kind TEXT PRIMARY KEY, rows INTEGER)",
-            "converted (kind TEXT, row INTEGER, channels INTEGER, other INTEGER)",
-        ):
-            index.execute(f"CREATE TABLE IF NOT EXISTS {table}")
-    except sqlite3.DatabaseError as error:
-        mend = f"Type `sfumato cache clear {folder.name}` and then the same again."
-        raise UserError(f"{path} is damaged ({error}). {mend}") from error
+    index = sqlite3.connect(folder / "index.sqlite")
+    for table in (
+        "units (content TEXT PRIMARY KEY, rows TEXT, found TEXT)",
+        "files (stamp TEXT PRIMARY KEY, content TEXT, item TEXT)",
+        "kinds (kind TEXT PRIMARY KEY, rows INTEGER)",
+        "converted (kind TEXT, row INTEGER, channels INTEGER, other INTEGER)",
+    ):
+        index.execute(f"CREATE TABLE IF NOT EXISTS {table}")
     return index
+
+
+def _digest(stamp: str) -> str:
+    """A stamp as the index keeps it: names need not be text."""
+    return hashlib.blake2b(stamp.encode(errors="surrogateescape"), digest_size=12).hexdigest() if stamp else ""
+
+
+@contextmanager
+def _sound(folder: Path) -> Iterator[None]:
+    """Says in a sentence that a pack is damaged."""
+    try:
+        yield
+    except sqlite3.OperationalError:  # the disk, not the pack
+        raise
+    except sqlite3.DatabaseError as error:
+        raise damaged(folder, str(error)) from error
+
+
+def damaged(folder: Path, why: str) -> UserError:
+    return UserError(f"{folder} is damaged ({why}). Type `sfumato cache clear {folder.name}` and then the same again.")
 
 
 class _Files:
@@ -140,6 +163,10 @@ class _Files:
     def __init__(self, folder: Path, size: tuple[int, int], index: sqlite3.Connection):
         self.folder, self.size, self.index = folder, size, index
         self.counts: dict[str, int] = dict(index.execute("SELECT kind, rows FROM kinds"))
+        for kind, count in self.counts.items():
+            path = pixels_file(folder, kind)
+            if not path.exists() or path.stat().st_size < count * self._bytes(kind):
+                raise damaged(folder, f"{path.name} is shorter than the index says")
         self.open: dict[str, BinaryIO] = {}
         self.units: list[tuple] = []  # for the index, once the pixels are on the disk
         self.seen: list[tuple] = []

@@ -34,15 +34,16 @@ def resize(pixels: np.ndarray, size: tuple[int, int], fit: str) -> np.ndarray:
 
 
 def is_gray(images: np.ndarray) -> np.ndarray:
-    """Which of the RGB images (N, 3, H, W) show gray alone -> (N,) bool."""
-    r, g, b = (
-        images[:, 0],
-        images[:, 1],
-        images[:, 2],
-    )  # plane by plane: nine times faster than max(axis=1) of interleaved pixels
-    spread = np.maximum(np.maximum(r, g), b)  # (N, H, W)
-    spread = spread - np.minimum(np.minimum(r, g), b)  # never negative, so unsigned types do not wrap
-    return spread.max(axis=(1, 2)) <= SAME.get(images.dtype, 0)
+    """Which of the RGB images (N, 3, H, W) show gray alone, or hardly anything else -> (N,) bool."""
+    return spread(images) <= SAME.get(images.dtype, 0)
+
+
+def spread(images: np.ndarray) -> np.ndarray:
+    """How far the channels of images (N, 3, H, W) lie apart at most -> (N,)."""
+    # Plane by plane: nine times faster than max(axis=1) of interleaved pixels.
+    r, g, b = images[:, 0], images[:, 1], images[:, 2]
+    most = np.maximum(np.maximum(r, g), b)  # (N, H, W)
+    return (most - np.minimum(np.minimum(r, g), b)).max(axis=(1, 2))  # never negative, so unsigned types do not wrap
 
 
 def luminance(images: np.ndarray) -> np.ndarray:

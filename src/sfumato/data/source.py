@@ -47,6 +47,7 @@ class Source(Protocol):
     version: str  # changes whenever what is listed or stored may have changed; empty where that cannot be known
     policy: str  # what decides how units are decoded besides their bytes, as in "window=40,400"; empty as a rule
     sequential: bool  # must units be loaded in their order, as from a stream?
+    passing: bool  # is an item known only while its unit is loaded?
     natural: bool  # may pictures be mirrored left to right without looking wrong? False for digits, letters, medicine
 
     def __len__(self) -> int: ...
@@ -60,7 +61,7 @@ class ArraySource:
     """Pictures of one shape in an array (N, C, H, W) of uint8, uint16 or float32, perhaps memory-mapped."""
 
     version = policy = ""
-    sequential = False
+    sequential = passing = False
 
     def __init__(
         self,

@@ -24,6 +24,7 @@ from .idx import FILE_NAME, find_pairs, looks_like_idx, open_idx, open_idx_pair,
 from .manifest import grouped, read_dataset_json, read_manifest
 from .source import HELD_OUT, TRAIN, ArraySource, Item, Source
 from .stores import Files, FolderStore, Store, open_store
+from .work import VERSION
 
 READ = "a folder of images or of class folders, a zip or tar of one, a manifest, an idx, npy or npz file, or the word digits"
 LISTED = 5_000  # from so many files the listing is kept: sorting a hundred thousand names takes longer than reading them
@@ -82,7 +83,7 @@ def _there(path: Path) -> bool:
 
 def _open_store(store: Store, group: str | None, window: tuple[float, float] | None) -> Source:
     files = store.files()
-    kept = _kept(f"{store.root} {files.version} {group}") if len(files.names) > LISTED else None
+    kept = _kept(f"{VERSION} {store.root.resolve()} {files.version} {group}") if len(files.names) > LISTED else None
     if kept is not None:
         with suppress(OSError, msgspec.DecodeError):
             return _files(store, files, msgspec.json.decode(kept.read_bytes(), type=Listing), group, window)
@@ -92,8 +93,9 @@ def _open_store(store: Store, group: str | None, window: tuple[float, float] | N
         return source
     listing = _listing(store, files, found, group)
     if kept is not None:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(UnicodeEncodeError), whole_file(kept) as file:  # names that are no Unicode are sorted anew each time
+        with suppress(OSError):
+            kept.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(UnicodeEncodeError, OSError), whole_file(kept) as file:  # what cannot be kept is sorted anew each time
             file.write(msgspec.json.encode(listing))
     return _files(store, files, listing, group, window)
 
@@ -105,7 +107,8 @@ def _kept(key: str) -> Path:
 
 def _files(store: Store, files: Files, listing: Listing, group: str | None, window: tuple[float, float] | None) -> FileSource:
     medical = any(path.lower().endswith(VOLUMES) for path in listing.paths[:100])
-    letters = all(len(name) == 1 for name in listing.label_names or ("photographs",))
+    few = listing.label_names or ()
+    letters = len(few) >= 5 and all(len(name) == 1 for name in few) and listing.kind != "manifest"
     return FileSource(store, files, listing, window, group or "", natural=not medical and not letters)
 
 
@@ -165,6 +168,10 @@ def _listing(store: Store, files: Files, found: Found, group: str | None) -> Lis
     if group is not None:
         items, note = grouped(items, group)
         notes.append(note)
+    if found.others:
+        kinds = ", ".join(shown(kind) for kind, _ in found.others.most_common(4))
+        notes.append(f"{sum(found.others.values())} other files are not read ({kinds}).")
+    label_names = None if label_names is None else tuple(shown(name) for name in label_names)
     return Listing.of(items, kind, label_names, [*notes, *files.notes])
 
 
@@ -220,7 +227,9 @@ def _open_file(path: Path, group: str | None, window: tuple[float, float] | None
             raise whole
         status = path.stat()
         files = Files([name], [f"{status.st_size}-{status.st_mtime_ns}"], f"{path.resolve()} {status.st_mtime_ns}")
-        return _files(FolderStore(path.parent), files, Listing(paths=[name], kind="volume", notes=()), group, window)
+        source = _files(FolderStore(path.parent), files, Listing(paths=[name], kind="volume", notes=()), group, window)
+        source.name = path.stem
+        return source
     raise UserError(f"'{path}' is of no type that is read. Expected {READ}.")
 
 

@@ -23,7 +23,9 @@ def split(images: Images, fraction: float = 0.05) -> tuple[Images, Images, str]:
         if images.groups is not None:
             copies |= np.isin(images.groups[marked], images.groups[np.flatnonzero(~np.asarray(images.marked))])
         kept, note = marked[~copies], f"{len(marked) - copies.sum():,} pictures are held out as the data says"
-        if copies.any():
+        if copies.all():
+            note = f"None are held out: all {len(marked):,} that the data marks, or their groups, are in the training part too"
+        elif copies.any():
             note += f"; {copies.sum():,} more are left out, for they or their groups are in the training part too"
         if fraction == 0:
             kept, note = kept[:0], f"None are held out; {len(marked):,} that the data keeps for testing are left out"
@@ -34,7 +36,16 @@ def split(images: Images, fraction: float = 0.05) -> tuple[Images, Images, str]:
         rest = AllBut(kept, total)
         note = f"{len(kept):,} pictures ({len(kept) / total:.1%}) are held out, chosen by their content"
         note += ", groups together" if images.groups is not None else ""
-        note = note if len(kept) else "No pictures are held out"
+        if not len(kept):
+            few = total < TOO_FEW
+            why = (
+                ", as was asked"
+                if fraction == 0
+                else f": fewer than {TOO_FEW} are there"
+                if few
+                else ": no group is small enough"
+            )
+            note = f"No pictures are held out{why}"
     if len(rest) == 0:
         raise UserError("All pictures are marked for testing, and none are left to train on.")
     return images.subset(rest), images.subset(kept), note + "."

@@ -24,7 +24,7 @@ class TorchSource:
 
     def __init__(self, dataset: Any, name: str, labels: np.ndarray | None, label_names: tuple[str, ...] | None, natural: bool):
         self.dataset, self.labels = dataset, labels  # labels: (N,) indices into label_names, -1 where there is none
-        self.sequential = False
+        self.sequential = self.passing = False
         self.name, self.label_names, self.natural = name, label_names, natural
         self.notes: tuple[str, ...] = ()
 

@@ -28,14 +28,20 @@ def save(pack: Path, pixels: str, shape: tuple[int, int, int], images: dict[str,
     pixels   the file of the pack that holds the rows
     images   what `Images` is made of; arrays that are None are left out
     """
-    facts = {"pixels": pixels, "shape": shape} | {name: value for name, value in images.items() if name not in _ARRAYS}
+    rows = images.get("rows")
+    count = len(images["hashes"]) if rows is None else int(rows.max()) + 1  # rows of the file that are looked at
+    facts = {"pixels": pixels, "shape": [count, *shape]} | {
+        name: value for name, value in images.items() if name not in _ARRAYS
+    }
     key = hashlib.blake2b(json.dumps([facts, paths]).encode(), digest_size=12)
     arrays = {name: images[name] for name in _ARRAYS if images.get(name) is not None}
     for name, array in arrays.items():
         key.update(name.encode() + np.ascontiguousarray(array).tobytes())
     folder = pack / "views" / key.hexdigest()
-    if folder.exists():
-        return folder
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        load(folder)
+        return folder  # it is there, and whole
+    shutil.rmtree(folder, ignore_errors=True)
     sibling = folder.with_name(f".{uuid4().hex}")
     sibling.mkdir(parents=True)
     for name, array in arrays.items():
@@ -54,8 +60,7 @@ def load(folder: Path) -> Images:
     arrays = {name: np.load(path, mmap_mode="r") for name in _ARRAYS if (path := folder / f"{name}.npy").exists()}
     file, shape = folder.parent.parent / facts.pop("pixels"), tuple(facts.pop("shape"))
     dtype = np.dtype(file.stem.partition("-")[2])
-    count = file.stat().st_size // (int(np.prod(shape)) * dtype.itemsize)
-    array = np.memmap(file, dtype, mode="r", shape=(count, *shape))
+    array = np.memmap(file, dtype, mode="r", shape=shape)  # ValueError if the file is shorter
     os.utime(folder)  # when it was last used
     return Images(array, **facts, **arrays, paths=partial(_paths, folder / "paths.json"))
 
@@ -96,12 +101,22 @@ def packs(cache: Path) -> list[Pack]:
     """The packs of a cache, the one used last first."""
     found = []
     for folder in (cache / "packs").glob("*"):
-        if folder.is_dir():
+        if folder.is_dir() and not folder.name.startswith("."):
             sizes = [np.load(path, mmap_mode="r").shape[0] for path in folder.glob("views/*/hashes.npy")]
             used = max((path.stat().st_mtime for path in (folder, *folder.glob("views/*"))), default=0.0)
-            taken = sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
+            taken = sum(_on_disk(path) for path in folder.rglob("*") if path.is_file())
             found.append(Pack(folder, max(sizes, default=0), taken, used))
     return sorted(found, key=lambda pack: -pack.used)
+
+
+def lock_file(pack: Path) -> Path:
+    """What is locked while a pack is made: it lies beside the folder, which may come and go."""
+    return pack.with_name(f".{pack.name}.lock")
+
+
+def _on_disk(path: Path) -> int:
+    status = path.stat()
+    return getattr(status, "st_blocks", -(-status.st_size // 512)) * 512
 
 
 def clear(cache: Path, name: str | None = None) -> list[Pack]:
@@ -115,7 +130,7 @@ def clear(cache: Path, name: str | None = None) -> list[Pack]:
         raise unknown("pack in the cache called", name, [pack.folder.name for pack in there])
     for pack in chosen:
         try:
-            with FileLock(pack.folder / ".lock", timeout=0):
+            with FileLock(lock_file(pack.folder), timeout=0):
                 gone = pack.folder.with_name(f".{pack.folder.name}.{os.getpid()}")
                 os.replace(pack.folder, gone)
         except Timeout:

@@ -1,5 +1,6 @@
 """The work of packing: units are fetched, decoded, resized and thinned out, by several processes where that is worth it."""
 
+import ctypes
 import gc
 import hashlib
 import json
@@ -22,10 +23,11 @@ import numpy as np
 
 from ..errors import UserError
 from .decode import reason
-from .pixels import SAME, is_gray, luminance, resize
+from .files import FileSource
+from .pixels import SAME, resize, spread
 from .source import Item, Source
 
-VERSION = 1  # of everything that decides what a content becomes; a new one packs anew
+VERSION = 2  # of everything that decides what a content becomes; a new one packs anew
 CHUNK = 32  # units that a process works through at once
 ALONE = 64  # up to so many units no processes are started
 
@@ -43,6 +45,7 @@ class Row(msgspec.Struct, frozen=True, array_like=True):
     hash: int  # of its pixels: equal pictures have equal hashes
     low: tuple[float, ...]  # the least value of each channel
     high: tuple[float, ...]
+    gray: bool  # one channel, or three that hardly differ
     mode: str
     remarks: tuple[str, ...]
     group: str | None
@@ -60,7 +63,8 @@ class Way:
         """The pack of a source's pictures brought to size in this way."""
         h, w = self.size
         more = hashlib.blake2b(f"{source.policy}{VERSION}".encode(), digest_size=3).hexdigest()
-        plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in source.name).strip(".-")[:80]
+        plain = "".join(c if c.isalnum() or c in "-_." else "-" for c in source.name).strip(".-")
+        plain = plain.encode(errors="ignore")[:150].decode(errors="ignore")  # file systems count bytes
         return cache / "packs" / f"{plain or 'images'}-{h}x{w}-{self.fit}-{more}"
 
 
@@ -93,7 +97,12 @@ class Items:
             self.passed[i] = self.source.item(i)
         except Exception:
             self.passed[i] = Item(f"{self.source.name}[{i}]")
-        return _fetched(self.source, i)
+        stored = _fetched(self.source, i)
+        return Fault(reason(stored)) if isinstance(stored, Exception) else stored  # not every error can go to a process
+
+
+class Fault(Exception):
+    """Why something could not be fetched, in words."""
 
 
 Result = tuple[int, str, str, str, list[str]]  # the unit, its content, why there are no pictures, them as JSON, their kinds
@@ -105,7 +114,7 @@ def work(items: Items, todo: list[int], way: Way, known: Iterable[str]) -> Itera
     job = _Job(items.source, way, frozenset(known))
     count = min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     pool: Executor
-    if len(todo) > ALONE and count > 1 and sys.platform == "linux":  # forking is not safe elsewhere
+    if len(todo) > ALONE and count > 1 and sys.platform == "linux" and items.source.kind != "torch":  # elsewhere forks hang
         context = multiprocessing.get_context("fork")
         pool = ProcessPoolExecutor(count, mp_context=context, initializer=_begin, initargs=(job,))
         call: Callable = _in_process
@@ -164,9 +173,9 @@ class _Job:
         results = []
         for i, content, fault, pictures in found:
             rows = []
-            for kind, h, w, mode, remarks, group in pictures:
+            for kind, h, w, gray, mode, remarks, group in pictures:
                 number, low, high = next(facts[kind])
-                rows.append(Row(kind, h, w, number, low, high, mode, remarks, group))
+                rows.append(Row(kind, h, w, number, low, high, gray, mode, remarks, group))
             results.append((i, content, fault, msgspec.json.encode(rows).decode(), [row.kind for row in rows]))
         return results, {kind: stack.tobytes() for kind, stack in stacks.items()}
 
@@ -179,7 +188,7 @@ class _Job:
             stored = _fetched(self.source, i) if stored is None else stored
             if isinstance(stored, Exception):
                 raise stored
-            content = _content(stored)
+            content = _content(stored) + (self.source.manner(i) if isinstance(self.source, FileSource) else "")
         except Exception as error:
             return i, "", reason(error), []
         if content in self.known:
@@ -187,36 +196,41 @@ class _Job:
         try:
             enough = None if self.way.exact else 2 * max(self.way.size)  # so that the last step of resizing is a good one
             pictures = self.source.decode(i, stored, enough)
-            brought = [self.brought(picture.pixels) for picture in pictures]
+            brought = [self.brought(picture.pixels, picture.size) for picture in pictures]
         except Differs:
             raise
-        except (UserError, MemoryError) as error:  # may be mended without touching the file
-            return i, "", reason(error), []
-        except Exception as error:
-            return i, content, reason(error), []
+        except Exception as error:  # what may be mended without touching the file is tried again the next time
+            mended = isinstance(error, MemoryError) or "pip install" in str(error)
+            return i, "" if mended else content, reason(error), []
         found = []
-        for pixels, picture in zip(brought, pictures, strict=True):
+        for (pixels, gray), picture in zip(brought, pictures, strict=True):
             kind = kind_of(pixels)
             blocks.setdefault(kind, []).append(pixels)
-            found.append((kind, *(picture.size or picture.pixels.shape[:2]), picture.mode, picture.remarks, picture.group))
+            size = picture.size or picture.pixels.shape[:2]
+            found.append((kind, *size, gray, picture.mode, picture.remarks, picture.group))
         return i, content, "", found
 
-    def brought(self, pixels: np.ndarray) -> np.ndarray:
-        """A picture (h, w, C) at its size (C, H, W), a gray one with one channel. Raises ValueError for what is none."""
+    def brought(self, pixels: np.ndarray, size: tuple[int, int] | None = None) -> tuple[np.ndarray, bool]:
+        """A picture (h, w, C), of `size` in its file, at its size (C, H, W), and whether it is gray.
+
+        Three equal channels become one. Raises Differs, and ValueError for what is no picture.
+        """
         h, w, channels = pixels.shape
         if pixels.size == 0:
             raise ValueError("it has no pixels")
         if pixels.dtype.kind == "f" and not np.isfinite(pixels).all():
             raise ValueError("it holds values that are NaN or infinite")
-        if self.way.exact and (h, w) != self.way.size:
+        if self.way.exact and (size or (h, w)) != self.way.size:
             raise Differs(f"{h}x{w}")
         pixels = resize(pixels, self.way.size, self.way.fit).transpose(2, 0, 1)
         if channels != 3:
-            return pixels
+            return pixels, channels == 1
         middle = pixels[:, pixels.shape[1] // 2, pixels.shape[2] // 2].tolist()  # one pixel tells most colours from gray
-        if max(middle) - min(middle) > SAME.get(pixels.dtype, 0) or not is_gray(pixels[None])[0]:
-            return pixels
-        return luminance(pixels[None])[0]
+        allowed = SAME.get(pixels.dtype, 0)
+        if max(middle) - min(middle) > allowed:
+            return pixels, False
+        tint = spread(pixels[None])[0]
+        return (pixels if tint else pixels[:1]), bool(tint <= allowed)
 
 
 def _facts(stack: np.ndarray) -> Iterator[tuple[int, tuple, tuple]]:
@@ -234,6 +248,8 @@ def _begin(job: _Job) -> None:
     """In a new process: Ctrl-C is the parent's to answer."""
     global _job
     _job = job
+    with suppress(OSError, AttributeError):  # on Linux: end with the parent, however it ends
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     gc.freeze()  # what the parent has need not be gone through, and so not be copied, whenever garbage is looked for
     with suppress(ValueError):
         signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -19,6 +19,8 @@ def originals(model: Model) -> tuple[np.ndarray, np.ndarray]:
         raise UserError(f"{model.path} holds imported weights; the pictures that they were trained on are not known here.")
     if not model.facts.held_out:
         raise UserError("Copies are judged against held-out pictures, and this run held none out.")
+    if model.config.crop:
+        raise UserError(f"{model.path} was trained on windows cut at random, among which no nearest one can be looked for.")
     try:
         plan = trainer.prepare(model.facts.data, model.config)
     except UserError as error:

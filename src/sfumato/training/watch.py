@@ -52,6 +52,8 @@ class Bar:
     def reading(self, done: int, total: int) -> None:
         """Pictures are being decoded: so many of so many files."""
         if done == 1 or not hasattr(self, "began"):
+            for task in self.progress.task_ids:  # begun again, for the sizes differ
+                self.progress.remove_task(task)
             self.began, self.last_line = time.perf_counter(), time.perf_counter()
             self.decoding = self.progress.add_task("", total=total, text="")
             self.progress.start()
