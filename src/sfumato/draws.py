@@ -11,6 +11,7 @@ its CRC-32.
 """
 
 import math
+from functools import lru_cache
 from zlib import crc32
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 _MASK = 0xFFFFFFFF
 _M0, _M1 = 0xD2511F53, 0xCD9E8D57  # multipliers and key increments of Salmon et al., section 4.3
 _W0, _W1 = 0x9E3779B9, 0xBB67AE85
+_ROUNDS = 8  # of the permutation
 _GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # 2^64 / golden ratio, as the signed integer of the same bits
 
 
@@ -91,24 +93,31 @@ def shuffle(seed: int, purpose: str, positions: Tensor, n: int) -> Tensor:
     Every epoch is another permutation of 0 .. n - 1, computed without a table: a Feistel network over the bits of n,
     repeated until it lands below n (cycle walking; Black & Rogaway 2002, "Ciphers with arbitrary finite domains").
     """
-    rounds, bits = 8, max(2, (n - 1).bit_length())
+    bits = max(2, (n - 1).bit_length())
     left, right = (1 << bits // 2) - 1, (1 << bits - bits // 2) - 1  # masks of the two halves
-    epochs, epoch = torch.unique(positions // n, return_inverse=True)  # round keys are worked out once an epoch
-    round_keys = words(keys(seed, purpose, epochs), rounds)
+    epoch = positions // n
+    first = int(epoch[0]) if len(epoch) else 0
+    one = _round_keys(seed, purpose, first) if bool((epoch == first).all()) else None  # as nearly always
+    many = None if one else words(keys(seed, purpose, epoch), _ROUNDS)  # (B, rounds)
 
-    def scramble(x: Tensor, epoch: Tensor) -> Tensor:
+    def scramble(x: Tensor, at: Tensor | slice) -> Tensor:
         high, low = x >> (bits - bits // 2), x & right
-        for k, key in enumerate(round_keys[epoch].unbind(1)):
+        for k, key in enumerate(one or many[at].unbind(1)):  # type: ignore[index]
             if k % 2:
                 low = low ^ _mix(high + key) & right
             else:
                 high = high ^ _mix(low + key) & left
         return high << (bits - bits // 2) | low
 
-    index = scramble(positions % n, epoch)
+    index = scramble(positions - epoch * n, slice(None))
     while len(outside := (index >= n).nonzero()[:, 0]):
-        index[outside] = scramble(index[outside], epoch[outside])
+        index[outside] = scramble(index[outside], outside)
     return index
+
+
+@lru_cache(256)
+def _round_keys(seed: int, purpose: str, epoch: int) -> tuple[int, ...]:
+    return tuple(words(keys(seed, purpose, epoch), _ROUNDS)[0].tolist())
 
 
 def _mix(x: Tensor) -> Tensor:

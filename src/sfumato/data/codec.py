@@ -59,6 +59,8 @@ class AffineCodec:
     def encode(self, stored: Tensor) -> Tensor:
         """Stored (B, C, H, W), low..high -> x0 (B, C, H, W) float32 in the range `ends`."""
         mid, half = self._affine(stored)
+        if len(set(zip(self.low, self.high, strict=True))) == 1:
+            mid, half = mid.flatten()[0], half.flatten()[0]  # one number is a third faster than one for each channel
         x = stored.to(torch.float32, copy=True)  # torch has no arithmetic for uint16
         return x.sub_(mid).div_(half)  # in place: two large arrays less
 
