@@ -37,6 +37,17 @@ def _empty_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("SFUMATO_CACHE", str(tmp_path_factory.mktemp("cache")))
 
 
+def broken_off(root, error):
+    """A packing of a folder that ends with an error after twelve of its files."""
+
+    def progress(done, total):
+        if done == 12:
+            raise error
+
+    with pytest.raises(error):
+        gather(open_source(root), 8, progress=progress)
+
+
 @pytest.fixture
 def decoded(monkeypatch):
     """The names of the files that are decoded; in threads, for what a process does is not seen here."""
@@ -120,13 +131,7 @@ def test_a_size_that_appears_late_changes_the_rule(tmp_path):
 def test_what_was_interrupted_goes_on(tmp_path, decoded, monkeypatch):
     monkeypatch.setattr(packed, "COMMIT_SECONDS", -1)
     root = folder(tmp_path / "set")
-
-    def interrupt(done, total):
-        if done == 12:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        gather(open_source(root), 8, progress=interrupt)
+    broken_off(root, KeyboardInterrupt)
     decoded.clear()
     images = gather(open_source(root), 8)
     assert len(decoded) == 8
@@ -137,13 +142,7 @@ def test_what_was_interrupted_goes_on(tmp_path, decoded, monkeypatch):
 def test_rows_that_the_index_does_not_know_are_written_over(tmp_path, decoded, monkeypatch):
     monkeypatch.setattr(packed, "COMMIT_SECONDS", 10**9)
     root = folder(tmp_path / "set")
-
-    def interrupt(done, total):
-        if done == 12:
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        gather(open_source(root), 8, progress=interrupt)
+    broken_off(root, RuntimeError)
     [pack] = views.packs(cache_folder())
     packed.pixels_file(pack.folder, "3-uint8").write_bytes(b"\x77" * 500)  # half of a row more than was known
     decoded.clear()

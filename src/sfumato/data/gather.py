@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,6 @@ from filelock import FileLock
 from ..disk import cache_folder
 from ..errors import UserError, unknown
 from . import packed, views
-from .decode import reason
 from .folders import shown
 from .images import Images, parts
 from .packed import Progress
@@ -171,10 +171,8 @@ def _guess(source: Source, fit: str, keep: int) -> Way:
     """The way that the sizes of a few units suggest; a later picture that differs will be noticed."""
     sizes = set()
     for i in {k * (len(source) - 1) // max(1, LOOK - 1) for k in range(1 if source.sequential else LOOK)}:
-        try:
+        with suppress(Exception):  # it will be named with its reason when the turn comes to it
             sizes |= {picture.pixels.shape[:2] for picture in source.decode(i, source.load(i))}
-        except Exception as error:  # it will be named with its reason when the turn comes to it
-            reason(error)
     if len(sizes) == 1 and max(own := sizes.pop()) <= keep:
         return Way(_target(own) or own, fit, True)
     return _unequal(fit, keep)

@@ -3,10 +3,10 @@
 import json
 import os
 import re
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..disk import replace_text
 from ..errors import UserError, unknown
 
 COPIES = "names.json"  # in the cache folder: name -> path of a local copy
@@ -120,18 +120,8 @@ def _known(name: str) -> str:
 
 
 def _write(cache: Path, found: dict[str, str]) -> None:
-    """Whole or not at all: a temporary sibling takes the place of the old list."""
     cache.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=COPIES, dir=cache)
-    try:
-        with open(handle, "w", encoding="utf-8") as file:
-            json.dump(found, file, indent=1, sort_keys=True)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, cache / COPIES)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    replace_text(cache / COPIES, json.dumps(found, indent=1, sort_keys=True))
 
 
 def _damaged(path: Path) -> UserError:

@@ -22,7 +22,7 @@ from .folders import Found, choose_manifest, is_manifest, meaning, nothing_found
 from .hub import is_arrow, open_arrow, open_hub
 from .idx import FILE_NAME, find_pairs, looks_like_idx, open_idx, open_idx_pair, unpacked_start
 from .manifest import grouped, read_dataset_json, read_manifest
-from .source import HELD_OUT, TRAIN, ArraySource, Item, Source
+from .source import ArraySource, Item, Source
 from .stores import Files, FolderStore, Store, open_store
 from .work import VERSION
 
@@ -222,9 +222,8 @@ def _open_file(path: Path, group: str | None, window: tuple[float, float] | None
         source.name = path.stem if path.stem.lower() not in EXPECTED else store.name
         return source
     if is_readable(name) or looks_like_dicom(start):
-        whole = UserError(f"'{path}' is one picture. Name the folder that holds the pictures.")
         if suffix not in (".tif", ".tiff") and not name.lower().endswith(VOLUMES) and not looks_like_dicom(start):
-            raise whole
+            raise UserError(f"'{path}' is one picture. Name the folder that holds the pictures.")
         status = path.stat()
         files = Files([name], [f"{status.st_size}-{status.st_mtime_ns}"], f"{path.resolve()} {status.st_mtime_ns}")
         source = _files(FolderStore(path.parent), files, Listing(paths=[name], kind="volume", notes=()), group, window)
@@ -256,6 +255,3 @@ def _missing(typed: str, path: Path) -> UserError:
         near = [str(path.with_name(name)) for name in get_close_matches(path.name, beside, n=1, cutoff=0.6)]
     hint = f"Did you mean '{shown(near[0])}'?" if near else f"Expected {READ}."
     return UserError(f"There is no file or folder '{shown(typed)}'. {hint}")
-
-
-__all__ = ["HELD_OUT", "TRAIN", "open_source"]
