@@ -103,15 +103,30 @@ def _resized(path: Path) -> np.ndarray:
         return np.asarray(file.convert("RGB").resize((64, 64), Image.Resampling.LANCZOS))
 
 
+def photographs(folder: Path) -> Path:
+    """400 JPEG files of 1024x768, as cameras and telephones make them at the least."""
+    small = pictures(folder / "small", "cars.zip", 400, (96, 128, 3))
+    (folder / "large").mkdir()
+    for path in small.iterdir():
+        with Image.open(path) as file:
+            large = file.convert("RGB").resize((1024, 768), Image.Resampling.BICUBIC)
+        large.save(folder / "large" / f"{path.stem}.jpg", quality=90)
+    return folder / "large"
+
+
 def packing(root: Path) -> None:
-    for zipped, shape, size, plain in (("cifar10.zip", (32, 32, 3), None, _decoded), ("cars.zip", (96, 128, 3), 64, _resized)):
-        folder = pictures(root / f"pack-{zipped}", zipped, 4000, shape)
+    cases = {
+        "PNG of 32x32": (pictures(root / "png", "cifar10.zip", 4000, (32, 32, 3)), None, _decoded),
+        "JPEG of 128x96": (pictures(root / "jpeg", "cars.zip", 4000, (96, 128, 3)), 64, _resized),
+        "JPEG of 1024x768": (photographs(root), 64, _resized),
+    }
+    for what, (folder, size, plain) in cases.items():
         paths, turn = sorted(folder.iterdir()), 0
 
         def ours(folder: Path = folder, size: int | None = size) -> None:
             nonlocal turn
             turn += 1
-            os.environ["SFUMATO_CACHE"] = str(root / f"cache-{turn}")
+            os.environ["SFUMATO_CACHE"] = str(root / f"cache-{folder.name}-{turn}")
             data.gather(data.open_source(folder), size, 3)
 
         def pool(paths: list[Path] = paths, plain=plain) -> None:
@@ -120,7 +135,7 @@ def packing(root: Path) -> None:
 
         found = compare({"ours": ours, "two processes": pool}, rounds=5)
         rates = {name: len(paths) / seconds for name, seconds in found.items()}
-        print(f"packing {zipped} to {size or 'its own size'}: {rates['ours']:,.0f} images/s,", end=" ")
+        print(f"packing {what} to {size or 'its own size'}: {rates['ours']:,.0f} images/s,", end=" ")
         print(f"two processes of Pillow {rates['two processes']:,.0f}: {rates['ours'] / rates['two processes']:.2f} times")
 
 

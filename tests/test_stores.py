@@ -14,6 +14,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sfumato.data import folders, stores
@@ -72,6 +73,10 @@ def refusal(make, *args):
     return text
 
 
+def same(some, others):
+    return some.names == others.names and some.version == others.version and np.array_equal(some.states, others.states)
+
+
 def read_all(store):
     return {name: store.read(name) for name in store.files().names}
 
@@ -92,10 +97,10 @@ def test_every_store_gives_back_what_was_put_into_it(tmp_path):
     for store in everywhere(tmp_path):
         files = store.files()
         assert read_all(store) == CONTENTS
-        assert len(set(files.stamps) | {""}) == 5, store.root  # here all files differ
-        assert len(files.stamps) == 4
+        assert len({"", *map(files.stamp, range(4))}) == 5, store.root  # here all files differ
+        assert len(files.states) == 4
         assert files.notes == ()
-        assert store.files() == files
+        assert same(store.files(), files)
         assert {name: store.read(name) for name in reversed(files.names)} == CONTENTS
         kept = pickle.loads(pickle.dumps(store))  # as worker processes receive it
         assert read_all(kept) == CONTENTS
@@ -152,8 +157,8 @@ def test_the_version_follows_names_and_contents(tmp_path):
     second = store.files()
     assert second.names == first.names
     assert second.version != first.version
-    assert second.stamps[0] == f"{len(CONTENTS['a.png'])}-{1 + os.stat(root / 'a.png').st_ctime_ns}"
-    assert second.stamps[1:] == first.stamps[1:]
+    assert second.stamp(0) == f"{len(CONTENTS['a.png'])}-{1 + os.stat(root / 'a.png').st_ctime_ns}"
+    assert second.states[1:].tolist() == first.states[1:].tolist()
     (root / "a.png").rename(root / "A.png")
     assert store.files().version != second.version
 
@@ -174,7 +179,7 @@ def test_an_archive_that_changed_is_not_read_by_its_old_list(tmp_path):
 def test_zip_stamps_are_checksum_and_size(tmp_path):
     data = CONTENTS["a.png"]
     files = ZipStore(write_zip(tmp_path / "z")).files()
-    assert files.stamps[files.names.index("a.png")] == f"{zlib.crc32(data):08x}-{len(data)}"
+    assert files.stamp(files.names.index("a.png")) == f"{zlib.crc32(data)}-{len(data)}"
 
 
 def test_names_that_are_not_there_are_refused(tmp_path):
@@ -232,14 +237,14 @@ def test_names_that_are_no_text_work_and_can_be_printed(tmp_path):
 
 def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     root = write_folder(tmp_path / "f")
-    real = os.scandir
+    real = os.listdir
 
-    def scandir(folder):
+    def listdir(folder):
         if str(folder).endswith("deep/"):
             raise PermissionError(13, "Permission denied")
         return real(folder)
 
-    monkeypatch.setattr(os, "scandir", scandir)
+    monkeypatch.setattr(os, "listdir", listdir)
     text = refusal(FolderStore(root).files)
     assert "deep/' cannot be read: Permission denied" in text
     assert "cannot be read: No such file" in refusal(FolderStore(tmp_path / "gone").files)
@@ -254,12 +259,40 @@ def test_two_processes_find_the_stamps_that_one_finds(tmp_path, monkeypatch, die
     forks, fork = [], os.fork
     monkeypatch.setattr(os, "fork", lambda: forks.append(1) or fork())
     if dies:
-        parent, work = os.getpid(), folders._sizes_and_times
-        monkeypatch.setattr(folders, "_sizes_and_times", lambda *some: work(*some) if os.getpid() == parent else os._exit(9))
-    assert FolderStore(root).files() == alone
+        parent, work = os.getpid(), folders._ask
+        monkeypatch.setattr(folders, "_ask", lambda *some: work(*some) if os.getpid() == parent else os._exit(9))
+    assert same(FolderStore(root).files(), alone)
     assert forks or not hasattr(os, "fork")
-    names = [*alone.names, "gone.png"]
-    assert folders.sizes_and_times(str(root), names)[-2:].tolist() == [-1, -1]
+
+
+def test_files_of_several_depths_keep_their_states(tmp_path):
+    files = FolderStore(
+        write_folder(tmp_path / "f", {name: bytes(k) for k, name in enumerate(("b.png", "a/c.png", "d.png"))})
+    ).files()
+    assert files.names == ["a/c.png", "b.png", "d.png"]
+    assert files.states[:, 0].tolist() == [1, 0, 2]
+
+
+def test_of_a_file_that_goes_while_it_is_listed_nothing_is_said(tmp_path, monkeypatch):
+    root = write_folder(tmp_path / "f", {"a.png": b"1"})
+    monkeypatch.setattr(os, "listdir", lambda _: ["a.png", "gone.png"])
+    files = FolderStore(root).files()
+    assert (files.names, files.notes) == (["a.png"], ())
+
+
+def test_a_file_that_may_not_be_asked_for_is_listed_without_a_stamp(tmp_path, monkeypatch):
+    root = write_folder(tmp_path / "f", {"a.png": b"1", "b.png": b"2"})
+    real = os.stat
+
+    def stat(path, **more):
+        if str(path).endswith("b.png"):
+            raise PermissionError(13, "Permission denied")
+        return real(path, **more)
+
+    monkeypatch.setattr(os, "stat", stat)
+    files = FolderStore(root).files()
+    assert files.names == ["a.png", "b.png"]
+    assert (bool(files.stamp(0)), files.stamp(1)) == (True, "")
 
 
 def test_a_file_larger_than_is_read_at_once_is_refused(tmp_path):

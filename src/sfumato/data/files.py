@@ -12,6 +12,12 @@ from .stores import Files, Store
 BY_NAME = (*VOLUMES, ".tga")  # suffixes that decide how bytes are decoded
 
 
+def manner(path: str) -> str:
+    """The suffix of a file that is decoded by it, not by its bytes; else empty."""
+    name = path.lower()
+    return next(filter(name.endswith, BY_NAME)) if name.endswith(BY_NAME) else ""
+
+
 class Listing(msgspec.Struct, frozen=True, kw_only=True):
     """The files of a source, as columns: a hundred thousand are read back in hundredths of a second."""
 
@@ -59,8 +65,8 @@ class FileSource:
         return len(self.listing.paths)
 
     @cached_property
-    def _stamps(self) -> dict[str, str]:
-        return dict(zip(self.files.names, self.files.stamps, strict=True))
+    def _places(self) -> dict[str, int]:
+        return {name: k for k, name in enumerate(self.files.names)}
 
     def item(self, i: int) -> Item:
         at = lambda column: None if column is None else column[i]
@@ -69,12 +75,12 @@ class FileSource:
 
     def stamp(self, i: int) -> str:
         path = self.listing.paths[i]
-        stamp = self._stamps.get(path)
+        k = self._places.get(path)
+        stamp = "" if k is None else self.files.stamp(k)
         return f"{self.place}\n{path}\n{stamp}" if stamp else ""
 
     def manner(self, i: int) -> str:
-        """How unit i is decoded, where its bytes do not say it."""
-        return next((suffix for suffix in BY_NAME if self.listing.paths[i].lower().endswith(suffix)), "")
+        return manner(self.listing.paths[i])
 
     def load(self, i: int) -> bytes:
         return self.store.read(self.listing.paths[i])

@@ -1,7 +1,9 @@
 """What lies in a folder of images, and what its subfolders mean. Names are paths with forward slashes."""
 
+import errno
 import os
 import re
+import stat
 import sys
 import warnings
 from array import array
@@ -9,6 +11,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import compress
+
+import numpy as np
 
 from ..errors import UserError
 from .idx import is_images_name
@@ -21,6 +26,8 @@ MANIFESTS = (".csv", ".tsv", ".json", ".jsonl")
 USUAL = ("dataset.json", "metadata.csv", "metadata.jsonl", "manifest", "labels.csv", "index.csv")  # manifests
 ARCHIVES = (".zip", ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 FORKED = 20_000  # from so many files on two processes ask for their stamps
+_FILE, _FOLDER, _ODD, _GONE = stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK, 0  # what a name may be; all else is odd too
+_KINDS = stat.S_IFMT(-1 & 0xFFFFFFFF)
 LINKED = 16  # how often one folder is listed when links lead to it, so that nested links do not multiply without end
 
 
@@ -236,51 +243,57 @@ def _firsts(rests: list[str]) -> set[str]:
     return set() if "" in firsts else firsts
 
 
-def walk(root: str) -> tuple[list[str], list[str]]:
-    """The files below a folder, and what is neither file nor folder; of hidden entries and __MACOSX nothing."""
+def walk(root: str) -> tuple[list[str], np.ndarray, list[str]]:
+    """The files below a folder, size and time of change of each, and what is neither file nor folder.
+
+    The names are sorted; the numbers are int64 of shape (files, 2), -1 where they cannot be known. Of hidden entries and
+    __MACOSX there is nothing. Raises UserError for a folder that cannot be read.
+    """
     names: list[str] = []
     odd: list[str] = []
+    states = [np.empty((0, 2), np.int64)]
     listed: Counter[tuple[int, int]] = Counter()
-    pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
-    while pending:
-        prefix, above = pending.pop()
-        folder = os.path.join(root, prefix)
-        try:
-            status = os.stat(folder)
-            here = status.st_dev, status.st_ino
-            if here in above or listed[here] == LINKED:
-                continue
-            listed[here] += 1
-            inside = above | {here}
-            with os.scandir(folder) as entries:
-                for entry in entries:
-                    name = entry.name
-                    if name.startswith(".") or name == "__MACOSX":
-                        continue
-                    try:
-                        if entry.is_file():
-                            names.append(prefix + name)
-                        elif entry.is_dir():
-                            pending.append((f"{prefix}{name}/", inside))
-                        else:
-                            odd.append(prefix + name)
-                    except OSError:  # a link to itself, or into a place that may not be seen
-                        odd.append(prefix + name)
-        except OSError as error:
-            raise UserError(
-                f"The folder '{shown(folder)}' cannot be read: {error.strerror}. Allow it to be read, or move it away."
-            ) from error
-    return names, odd
+    level = {"": frozenset[tuple[int, int]]()}  # folders at one depth, and those that lead to each
+    while level:
+        entries: list[str] = []
+        for prefix, above in level.items():
+            folder = os.path.join(root, prefix)
+            try:
+                status = os.stat(folder)
+                here = status.st_dev, status.st_ino
+                if here in above or listed[here] == LINKED:
+                    continue
+                listed[here] += 1
+                level[prefix] = above | {here}
+                entries += [prefix + name for name in os.listdir(folder) if name[0] != "." and name != "__MACOSX"]
+            except OSError as error:
+                raise UserError(
+                    f"The folder '{shown(folder)}' cannot be read: {error.strerror}. Allow it to be read, or move it away."
+                ) from error
+        entries.sort()
+        found = _states(root, entries)
+        kinds = found[:, 0]
+        files = kinds == _FILE
+        names += entries if files.all() else compress(entries, files)
+        states.append(found[files, 1:])
+        odd += [entries[k] for k in np.flatnonzero(~files & (kinds != _FOLDER) & (kinds != _GONE))]
+        inner = [f"{entries[k]}/" for k in np.flatnonzero(kinds == _FOLDER)]
+        level = {prefix: level[prefix[: prefix.rfind("/", 0, -1) + 1]] for prefix in inner}
+    numbers = np.concatenate(states)
+    if sum(map(len, states)) > max(map(len, states)):  # those of one depth are sorted already
+        order = sorted(range(len(names)), key=names.__getitem__)
+        names, numbers = [names[k] for k in order], numbers[order]
+    return names, numbers, sorted(odd)
 
 
-def sizes_and_times(root: str, names: Sequence[str]) -> array:
-    """Size and time of change of each file, one after the other; -1 where a file has gone.
+def _states(root: str, names: Sequence[str]) -> np.ndarray:
+    """What each name is, its size and its time of change, as rows of int64.
 
-    Asking takes 5 us a file, so that a second process, on Linux, takes half of many. It sends its numbers through a
+    Asking takes 6 us a name, so that a second process, on Linux, takes half of many. It sends its numbers through a
     pipe; if it dies, they are too few, and the work is done here.
     """
     if len(names) < FORKED or sys.platform != "linux" or len(os.sched_getaffinity(0)) < 2:
-        return _sizes_and_times(root, names)
+        return _ask(root, names)
     half = len(names) // 2
     out, into = os.pipe()
     with warnings.catch_warnings():
@@ -289,31 +302,35 @@ def sizes_and_times(root: str, names: Sequence[str]) -> array:
     if child == 0:
         try:
             with open(into, "wb") as pipe:
-                pipe.write(_sizes_and_times(root, names[half:]).tobytes())
+                pipe.write(_ask(root, names[half:]).tobytes())
         finally:
             os._exit(0)
     os.close(into)
-    numbers = array("q")
     try:
         with open(out, "rb") as pipe:
-            first = _sizes_and_times(root, names[:half])
-            second = pipe.read()
-        if len(second) == 16 * (len(names) - half):
-            numbers.frombytes(second)
-        else:
-            numbers = _sizes_and_times(root, names[half:])
+            first = _ask(root, names[:half])
+            sent = pipe.read()
     finally:
         os.waitpid(child, 0)
-    return first + numbers
+    whole = len(sent) == first.itemsize * 3 * (len(names) - half)
+    second = np.frombuffer(sent, np.int64).reshape(-1, 3) if whole else _ask(root, names[half:])
+    return np.concatenate([first, second])
 
 
-def _sizes_and_times(root: str, names: Sequence[str]) -> array:
+def _ask(root: str, names: Sequence[str]) -> np.ndarray:
     numbers = array("q")
+    ask, add = os.stat, numbers.append  # looked up once: a third of the time is Python's
     for name in names:
         try:
-            status = os.stat(f"{root}/{name}")
-            numbers.append(status.st_size)
-            numbers.append(status.st_mtime_ns + status.st_ctime_ns)  # only the first can be set by hand
-        except OSError:
-            numbers.extend((-1, -1))
-    return numbers
+            status = ask(f"{root}/{name}")
+        except OSError as error:  # gone meanwhile, a link to nothing or to itself, or in a place that may not be searched
+            gone = error.errno in (errno.ENOENT, errno.ELOOP)
+            kind = _FILE if not gone else _ODD if os.path.islink(f"{root}/{name}") else _GONE
+            numbers.extend((kind, -1, -1))
+        else:
+            add(status[stat.ST_MODE])
+            add(status[stat.ST_SIZE])
+            add(status.st_mtime_ns + status.st_ctime_ns)  # only the first can be set by hand
+    found = np.frombuffer(numbers, np.int64).reshape(-1, 3).copy()
+    found[:, 0] &= _KINDS
+    return found

@@ -12,6 +12,8 @@ import numpy as np
 
 from ..errors import UserError
 from .arrays import as_pictures
+from .decode import decode
+from .files import manner
 from .hub_columns import Columns, listed, read_classes
 from .source import Item, Picture
 
@@ -69,6 +71,9 @@ class HubSource:
         k, j = _place(self.ends, i)
         return f"{self.parts[k].fingerprint}:{j} {self.used}" if self.version else ""
 
+    def manner(self, i: int) -> str:
+        return manner(self.item(i).path)
+
     def load(self, i: int) -> bytes | np.ndarray:
         k, j = _place(self.ends, i)
         part = self.parts[k]
@@ -121,6 +126,9 @@ class StreamSource:
 
     def stamp(self, i: int) -> str:
         return f"{self.version}:{i}" if self.version else ""
+
+    def manner(self, i: int) -> str:
+        return manner(self.item(i).path)
 
     def load(self, i: int) -> bytes | np.ndarray:
         stored = self._read(i)[self.columns.image]
@@ -220,6 +228,4 @@ def _array(value: Any, what: str) -> np.ndarray:
 def _decode(stored: bytes | np.ndarray, path: str, enough: int | None) -> list[Picture]:
     if isinstance(stored, np.ndarray):
         return [Picture(stored)]
-    from .decode import decode
-
     return decode(stored, path, enough=enough)

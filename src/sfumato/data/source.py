@@ -53,6 +53,7 @@ class Source(Protocol):
     def __len__(self) -> int: ...
     def item(self, i: int) -> Item: ...
     def stamp(self, i: int) -> str: ...  # of unit i alone; changes whenever it may have changed; empty where nobody knows
+    def manner(self, i: int) -> str: ...  # what of unit i besides its bytes decides how they are decoded, such as a suffix
     def load(self, i: int) -> Any: ...  # bytes, or an array
     def decode(self, i: int, stored: Any, enough: int | None = None) -> list[Picture]: ...
 
@@ -87,6 +88,8 @@ class ArraySource:
 
     def stamp(self, i: int) -> str:
         return ""
+
+    manner = stamp
 
     def load(self, i: int) -> np.ndarray:
         return np.asarray(self.array[i].transpose(1, 2, 0))

@@ -225,7 +225,8 @@ def _open_file(path: Path, group: str | None, window: tuple[float, float] | None
         if suffix not in (".tif", ".tiff") and not name.lower().endswith(VOLUMES) and not looks_like_dicom(start):
             raise UserError(f"'{path}' is one picture. Name the folder that holds the pictures.")
         status = path.stat()
-        files = Files([name], [f"{status.st_size}-{status.st_mtime_ns}"], f"{path.resolve()} {status.st_mtime_ns}")
+        state = np.array([(status.st_size, status.st_mtime_ns)])
+        files = Files([name], state, f"{path.resolve()} {status.st_mtime_ns}")
         source = _files(FolderStore(path.parent), files, Listing(paths=[name], kind="volume", notes=()), group, window)
         source.name = path.stem
         return source

@@ -17,8 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import ArrayLike
+
 from ..errors import UserError
-from .folders import shown, sizes_and_times, walk
+from .folders import shown, walk
 
 LARGEST = 1 << 32  # bytes of one file: more is not read at once
 LARGEST_UNPACKED = 1 << 30  # bytes that a compressed file may promise
@@ -38,9 +41,14 @@ class Files:
     """What lies in a store."""
 
     names: list[str]  # relative, with forward slashes; by name in a folder, in the archive's own order otherwise
-    stamps: list[str]  # one for each name: changes whenever the file may have changed; empty where it cannot be known
-    version: str  # a digest of all names and stamps
+    states: np.ndarray  # int64 (files, any): a row changes whenever the file may have; it begins with -1 if that is unknown
+    version: str  # a digest of both
     notes: tuple[str, ...] = ()  # what was left out, and why
+
+    def stamp(self, i: int) -> str:
+        """The state of file i as a text; empty where it is not known."""
+        state = self.states[i].tolist()
+        return "-".join(map(str, state)) if state[0] >= 0 else ""
 
 
 class Store(Protocol):
@@ -94,13 +102,10 @@ class FolderStore:
         self.root, self.name = root, os.path.basename(os.path.realpath(root)) or "images"
 
     def files(self) -> Files:
-        """Sorted by name; a stamp is SIZE-MTIME_NS. Raises UserError if a subfolder cannot be read."""
-        names, odd = walk(str(self.root))
-        names.sort()
-        numbers = sizes_and_times(str(self.root), names)
-        stamps = [f"{size}-{time}" if size >= 0 else "" for size, time in zip(numbers[::2], numbers[1::2], strict=True)]
+        """Sorted by name; a state is size and time of change. Raises UserError if a subfolder cannot be read."""
+        names, states, odd = walk(str(self.root))
         refused = {"are no files but pipes, devices or links that lead nowhere": odd} if odd else {}
-        return _files(names, stamps, refused, self.root)
+        return _files(names, states, refused, self.root)
 
     def read(self, name: str) -> bytes:
         with open(f"{self.root}/{name}", "rb") as file:
@@ -133,11 +138,11 @@ class ZipStore:
             elif name and not member.is_dir() and not member.filename.endswith("\\"):
                 place = member.header_offset, member.compress_size, member.file_size, member.CRC, member.compress_type
                 _put(self._index, name, place, refused)
-        stamps = [f"{checksum:08x}-{size}" for _, _, size, checksum, _ in self._index.values()]
-        self._files = _files(list(self._index), stamps, refused, path)
+        states = [(checksum, size) for _, _, size, checksum, _ in self._index.values()]
+        self._files = _files(list(self._index), states, refused, path)
 
     def files(self) -> Files:
-        """In the order of the zip; a stamp is CHECKSUM-SIZE."""
+        """In the order of the zip; a state is checksum and size."""
         return self._files
 
     def read(self, name: str) -> bytes:
@@ -185,9 +190,9 @@ class TarStore:
             raise _damaged(path, error) from error
         if whole.last.strip(b"\0"):  # tarfile takes a broken header for the end
             raise _damaged(path, "a header within it is broken")
-        stamps = ["-".join(map(str, (*self._state, offset))) for offset, _ in self._index.values()]
+        states = [(*self._state, offset) for offset, _ in self._index.values()]
         unclosed = f"'{shown(path.name)}' ends without the closing mark of a tar; files may be missing at its end."
-        self._files = _files(list(self._index), stamps, refused, path, () if whole.last else (unclosed,))
+        self._files = _files(list(self._index), states, refused, path, () if whole.last else (unclosed,))
 
     def _add(self, member: tarfile.TarInfo, refused: dict[str, list[str]]) -> None:
         name = _plain(member.name)
@@ -203,7 +208,7 @@ class TarStore:
             _put(self._index, name, (member.offset_data, member.size), refused)
 
     def files(self) -> Files:
-        """In the order of the tar; a stamp is SIZE-MTIME_NS-OFFSET, the first two of the tar itself."""
+        """In the order of the tar; a state is size and time of change of the tar itself, and where in it."""
         return self._files
 
     def read(self, name: str) -> bytes:
@@ -274,7 +279,7 @@ class _Pass:
 
 
 def _files(
-    names: list[str], stamps: list[str], refused: dict[str, list[str]], path: Path, notes: tuple[str, ...] = ()
+    names: list[str], states: ArrayLike, refused: dict[str, list[str]], path: Path, notes: tuple[str, ...] = ()
 ) -> Files:
     """`refused` lists what was left out under the reason. Raises UserError if nothing remains beside it."""
     for why, some in refused.items():
@@ -282,10 +287,10 @@ def _files(
         notes += (f"{len(some)} entries of '{shown(path.name)}' {why} and are left out: {listed}.",)
     if notes and not names:
         raise UserError(" ".join(notes) + " Nothing remains. Put the files into a plain folder and name that.")
-    digest = hashlib.blake2b(digest_size=16)
-    for texts in (names, stamps):
-        digest.update(repr(len(texts)).encode() + "\0".join(texts).encode("utf-8", "surrogatepass"))
-    return Files(names, stamps, digest.hexdigest(), notes)
+    states = np.asarray(states, np.int64)
+    digest = hashlib.blake2b("\0".join(names).encode("utf-8", "surrogatepass"), digest_size=16)
+    digest.update(repr(states.shape).encode() + states.tobytes())
+    return Files(names, states, digest.hexdigest(), notes)
 
 
 def _plain(name: str) -> str | None:

@@ -38,6 +38,8 @@ class TorchSource:
     def stamp(self, i: int) -> str:
         return ""
 
+    manner = stamp
+
     def load(self, i: int) -> bytes | np.ndarray:
         """The file that a PIL picture would be saved as without loss, or an array (H, W, C)."""
         image = _image(self.dataset[i])

@@ -23,7 +23,6 @@ import numpy as np
 
 from ..errors import UserError
 from .decode import reason
-from .files import FileSource
 from .pixels import SAME, resize, spread
 from .source import Item, Source
 
@@ -188,7 +187,7 @@ class _Job:
             stored = _fetched(self.source, i) if stored is None else stored
             if isinstance(stored, Exception):
                 raise stored
-            content = _content(stored) + (self.source.manner(i) if isinstance(self.source, FileSource) else "")
+            content = _content(stored) + self.source.manner(i)
         except Exception as error:
             return i, "", reason(error), []
         if content in self.known:
