@@ -1,7 +1,7 @@
 """From what is stored to what a network sees, and back: only codecs know value ranges."""
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -59,8 +59,6 @@ class AffineCodec:
     def encode(self, stored: Tensor) -> Tensor:
         """Stored (B, C, H, W), low..high -> x0 (B, C, H, W) float32 in the range `ends`."""
         mid, half = self._affine(stored)
-        if len(set(zip(self.low, self.high, strict=True))) == 1:
-            mid, half = mid.flatten()[0], half.flatten()[0]  # one number is a third faster than one for each channel
         x = stored.to(torch.float32, copy=True)  # torch has no arithmetic for uint16
         return x.sub_(mid).div_(half)  # in place: two large arrays less
 
@@ -74,18 +72,24 @@ class AffineCodec:
             return stored
         return stored.round().to(torch.int32).to(getattr(torch, self.dtype))
 
-    def _affine(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _affine(self, x: Tensor) -> tuple[Tensor, Tensor] | tuple[float, float]:
         if x.ndim != 4 or x.shape[1] != len(self.low):
             raise ValueError(f"expected (B, {len(self.low)}, H, W), found {tuple(x.shape)}")
-        pairs = list(zip(self.low, self.high, strict=True))
-        width, middle = self.ends[1] - self.ends[0], (self.ends[0] + self.ends[1]) / 2
-        halves = [(high - low) / width or 1.0 for low, high in pairs]
-        mids = [(low + high) / 2 - half * middle for (low, high), half in zip(pairs, halves, strict=True)]
+        mids, halves = self._numbers
+        if len(set(mids)) == len(set(halves)) == 1:
+            return mids[0], halves[0]  # a third faster than a column
         return self._column(mids, x), self._column(halves, x)
 
+    @cached_property
+    def _numbers(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        pairs = list(zip(self.low, self.high, strict=True))
+        width, middle = self.ends[1] - self.ends[0], (self.ends[0] + self.ends[1]) / 2
+        halves = tuple((high - low) / width or 1.0 for low, high in pairs)
+        return tuple((low + high) / 2 - half * middle for (low, high), half in zip(pairs, halves, strict=True)), halves
+
     @staticmethod
-    def _column(values: list[float] | tuple[float, ...], x: Tensor) -> Tensor:
-        return _constants(tuple(values), x.device)
+    def _column(values: tuple[float, ...], x: Tensor) -> Tensor:
+        return _constants(values, x.device)
 
 
 @lru_cache(64)
