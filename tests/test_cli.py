@@ -217,7 +217,7 @@ def test_ctrl_c_and_sigterm_save_and_leave(tmp_path):
         assert child.returncode == 130
         assert "same command again" in " ".join(said.split())
         assert "Traceback" not in said
-        assert len(os.listdir(tmp_path / f"r{number}" / "checkpoints")) == 1
+        assert len(list((tmp_path / f"r{number}" / "checkpoints").glob("[0-9]*"))) == 1
 
 
 # ---- mistakes --------------------------------------------------------------------------------------------------------

@@ -41,6 +41,8 @@ def train(
     net: "nn.Module | str | Spec | None" = None,
     device: str | None = None,
     quiet: bool = False,
+    start: str | Path | None = None,
+    faithful: bool = False,
     **options: Any,
 ) -> "Model":
     """Train a model on pictures, or go on training it; the same call again resumes.
@@ -50,19 +52,29 @@ def train(
     run       the run folder, runs/DATA-RECIPE unless said
     recipe    a name from `sfumato recipes`
     net       a network of your own, net(x, c_noise, **cond) -> (B, C, H, W), or one by name, as in "unet:width=96"
+    start     a run to begin from: its weights and network, on other pictures or on only_class="ship"
+    faithful  take the recipe as it was published, with the faults that it else mends
     options   any field of `sfumato.config.Config`: images=200_000, lr=3e-4, schedule="cosine"; or as typed, images="200k"
     """
-    from .commands.train import run_training
+    from .commands import train as command
+    from .config import with_options
+    from .recipes import budgeted
 
     if isinstance(net, str | Spec):
         options, net = options | {"net": net}, None
-    return run_training(data, run, recipe or "default", net, device, quiet, options)
+    base, parent = command.base(recipe, faithful, start)
+    config = budgeted(with_options(base, options), base)
+    return command.run_training(data, run, recipe or "default", faithful, parent, net, device, quiet, config)
 
 
 def load(
-    run: str | Path | None = None, net: "nn.Module | None" = None, weights: str = "ema", device: str | None = None
+    run: str | Path | None = None,
+    net: "nn.Module | None" = None,
+    weights: str = "ema",
+    device: str | None = None,
+    at: int | str | None = None,
 ) -> "Model":
     """The model of a run folder; of the newest run under runs/ if none is named. See `sfumato.model.load`."""
     from .model import load
 
-    return load(run, net, weights, device)
+    return load(run, net, weights, device, at)

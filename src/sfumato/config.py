@@ -57,6 +57,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     precision: str = "float32"
     channels_last: bool = False
     machine: str = ""
+    start: str = ""  # the run whose weights training began from
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -68,6 +69,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """1 (gray) or 3 (colour); found in the data unless said."""
     fit: str = "crop"
     """How other shapes are brought to size: crop, pad or stretch."""
+    cut_bottom: Pixels = 0
+    """Rows that are cut off at the bottom of every file first, 20 for FGVC-Aircraft, where a line of text stands."""
+    range: Ends = None
+    """What the network sees for the lowest and the highest value; -1,1 unless said."""
+    only_class: str | None = None
+    """Train on this class alone, or on several, as in ship,truck; which pictures are held out does not change."""
     flip: DisallowNone[bool | None] = None
     """Mirror half of the pictures left to right; by a printed rule unless said."""
     flip_vertical: bool = False
@@ -117,7 +124,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     lr: Positive = 1e-3
     """Learning rate."""
     rate: str = "cosine"
-    """How the rate goes on after the warm-up: cosine (to 0 at the end) or constant."""
+    """How the rate goes on after the warm-up: cosine (to 0 at the end), staircase (that, epoch by epoch), constant."""
     warmup: MaybeZero = None
     """Images over which the rate rises from 0; a fiftieth of the budget unless said."""
     optimizer: Choice = Spec("adamw")
@@ -143,7 +150,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     checkpoint_every: MaybeCount = None
     """Images between checkpoints; else every 10 minutes."""
     keep: Count = 2
-    """How many of the newest checkpoints are kept."""
+    """How many of the newest checkpoints are kept, besides the best."""
+    keep_older: MaybeCount = None
+    """Also keep a checkpoint that is older than the newest by so many images, at least, and by twice as many at most."""
+    strip_every: MaybeCount = None
+    """Images between strips of one sample coming out of noise."""
     log_every: MaybeCount = None
     """Images between lines of the log; a 200th of the budget unless said."""
 
@@ -158,13 +169,16 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 # Fields that may change when a run is resumed; all others decide the trajectory or the model.
 BUDGET = ("images", "epochs", "steps", "time")
-FREE = (*BUDGET, "checkpoint_every", "keep", "log_every", "precision", "solver", "sampling_steps", "facts", "schema")
+FREE = (
+    *(*BUDGET, "checkpoint_every", "keep", "keep_older", "strip_every", "log_every"),
+    *("precision", "solver", "sampling_steps", "facts", "schema"),
+)
 
 _TABLES: dict[str, tuple[str, Iterable[str]]] = {
     "predict": ("parameterization", ROWS),
     "c_noise": ("c_noise", C_NOISE),
     "precision": ("precision", ("auto", "float32", "bfloat16")),
-    "rate": ("rate", ("cosine", "constant")),
+    "rate": ("rate", ("cosine", "staircase", "constant")),
     "fit": ("fit", ("crop", "pad", "stretch")),
 }
 _SPECS: dict[str, tuple[str, Mapping[str, Callable]]] = {
@@ -186,11 +200,7 @@ def checked(config: Config | dict[str, Any]) -> Config:
 
     Values may also stand as text, as they are typed: images="500k", size="64x128" or 64, net="unet:width=96".
     """
-    raw = flags.read(Config, builtins(config) if isinstance(config, Config) else config)
-    try:
-        config = msgspec.convert(raw, Config, dec_hook=lambda _, value: Spec.of(value))
-    except msgspec.ValidationError as error:
-        raise UserError(_plainly(str(error), raw)) from None
+    config = convert(flags.read(Config, builtins(config) if isinstance(config, Config) else config))
     if config.schema > SCHEMA:
         raise UserError(f"This run was written by a newer version (schema {config.schema}, known is {SCHEMA}); upgrade.")
     for name, (what, names) in _TABLES.items():
@@ -205,6 +215,22 @@ def checked(config: Config | dict[str, Any]) -> Config:
     if config.accumulate > config.batch:
         raise UserError(f"A batch of {config.batch} cannot be worked through in {config.accumulate} parts.")
     return config
+
+
+def convert(raw: dict[str, Any]) -> Config:
+    """The Config of a JSON form, its types and bounds checked; raises UserError."""
+    try:
+        return msgspec.convert(raw, Config, dec_hook=lambda _, value: Spec.of(value))
+    except msgspec.ValidationError as error:
+        raise UserError(_plainly(str(error), raw)) from None
+
+
+def with_options(config: Config, options: Mapping[str, Any]) -> Config:
+    """The config with other values in some fields, which may stand as text; raises UserError for fields there are not."""
+    raw = builtins(config)
+    for name in options.keys() - raw.keys():
+        raise unknown("setting", name, raw)
+    return convert(flags.read(Config, raw | dict(options)))
 
 
 def _plainly(error: str, raw: dict[str, Any]) -> str:

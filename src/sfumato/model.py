@@ -250,21 +250,26 @@ def build_net(config: Config, facts: Facts, net: nn.Module | None = None) -> nn.
         if config.augment and not augment.declared(getattr(net, "conditions", {})):
             raise _untold("This network")
         return net
-    if config.net.name not in nets.NETS:
-        raise unknown("network", config.net.name, nets.NETS)
-    options: dict[str, Any] = {}
-    if "classes" in nets.options(config.net.name) and facts.label_names and "classes" not in config.net.kw:
+    return make(nets.NETS, net_of(config, facts), "network", facts.shape[0])
+
+
+def net_of(config: Config, facts: Facts) -> Spec:
+    """The network of a config with all that the data decides said; raises UserError as `build_net` does."""
+    name, given = config.net.name, config.net.kw
+    if name not in nets.NETS:
+        raise unknown("network", name, nets.NETS)
+    known, options = nets.options(name), dict[str, Any]()
+    if "classes" in known and facts.label_names:
         options["classes"] = len(facts.label_names)
-    if config.net.name == "unet" and "patch" not in config.net.kw:
+    if name == "unet":
         options["patch"] = 1 if max(facts.shape[1:]) < 16 else 2
-    if config.variance_weight and "outputs" not in config.net.kw:
+    if config.variance_weight:
         options["outputs"] = 2
     if config.augment:
-        if "augment" not in nets.options(config.net.name) or config.net.kw.get("augment", augment.LENGTH) != augment.LENGTH:
+        if "augment" not in known or given.get("augment", augment.LENGTH) != augment.LENGTH:
             raise _untold(f"The network {config.net}")
-        if "augment" not in config.net.kw:
-            options["augment"] = augment.LENGTH
-    return make(nets.NETS, config.net, "network", facts.shape[0], **options)
+        options["augment"] = augment.LENGTH
+    return Spec(name, **(options | given))
 
 
 def _untold(what: str) -> UserError:
@@ -284,19 +289,24 @@ def assemble(net: nn.Module, config: Config, placement: Placement, path: Path | 
 
 
 def load(
-    run: str | Path | Run | None = None, net: nn.Module | None = None, weights: str = "ema", device: str | None = None
+    run: str | Path | Run | None = None,
+    net: nn.Module | None = None,
+    weights: str = "ema",
+    device: str | None = None,
+    at: int | str | None = None,
 ) -> Model:
     """The model of a run folder; the newest run under runs/ if none is named.
 
     net       the network, if the run was trained with one's own
     weights   'ema' (the average, as is usual) or 'model' (the raw weights)
+    at        the checkpoint after so many images, or 'best'; the newest unless said
     Raises UserError if there is no run, no checkpoint, or none that is whole.
     """
     run = Run.existing(run)
     config = run.config()
     if config.facts is None:
         raise UserError(f"{run.path} has not been trained yet; run `sfumato train` first.")
-    saved = checkpoint.newest(run.checkpoints, (weights,))
+    saved = checkpoint.newest(run.checkpoints, (weights,)) if at is None else checkpoint.at(run.checkpoints, at, (weights,))
     if saved is None:
         raise UserError(f"{run.path} has no checkpoint yet; let `sfumato train` go on until it has saved one.")
     if config.net.name == "mine" and net is None:

@@ -77,6 +77,10 @@ class Run:
         """Where the grid drawn after so many images lies."""
         return self.path / "samples" / f"{images:09d}.png"
 
+    def strip(self, images: int) -> Path:
+        """Where the strip of one sample coming out of noise lies that was drawn after so many images."""
+        return self.path / "samples" / f"{images:09d}-strip.png"
+
     def config(self) -> Config:
         try:
             return from_json((self.path / "config.json").read_text(errors="replace"))

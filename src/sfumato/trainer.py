@@ -13,9 +13,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from . import draws, nets
+from . import draws, finetune, nets
 from .config import BUDGET, FREE, Config, Facts, build_schedule, builtins, checked
 from .data import AffineCodec, Images, Source, gather, open_source, split
+from .data.cut import Cut
 from .data.gather import LARGEST, SMALL
 from .denoisers import LOWEST, Denoiser, made_for
 from .errors import UserError
@@ -27,10 +28,12 @@ from .training import augment, checkpoint, loop, watch
 from .training.device import Placement, device_named, machine
 from .training.device import choose as choose_placement
 from .training.device import speed as measured_speed
+from .training.ema import fill
 from .training.stream import Stream
 
 Say = Callable[[str], None]
 Progress = Callable[[int, int], None]
+MOST_STEPS = 50  # of the sampler for pictures drawn while training
 STEPS = 0.8  # of the time; a fifth is for the optimizer, the averages, the log, grids and checkpoints
 
 
@@ -51,15 +54,22 @@ class Plan:
         return self.config.facts
 
 
-def prepare(data: Any, config: Config, net: nn.Module | None = None, progress: Progress | None = None) -> Plan:
+def prepare(
+    data: Any,
+    config: Config,
+    net: nn.Module | None = None,
+    progress: Progress | None = None,
+    parent: finetune.Parent | None = None,
+) -> Plan:
     """Read the pictures, split them, and fill in what the config leaves to the data (all but the budget)."""
     config = settled(config, net)
-    return _plan(data, opened(data, config), config, progress)
+    return _plan(data, opened(data, config), config, progress, parent)
 
 
 def opened(data: Any, config: Config) -> Source:
     """The source of what a person typed, as the config's data settings open it."""
-    return open_source(data, config.group, config.window)
+    source = open_source(data, config.group, config.window)
+    return Cut(source, config.cut_bottom) if config.cut_bottom else source
 
 
 def settled(config: Config, net: nn.Module | None = None) -> Config:
@@ -75,14 +85,28 @@ def settled(config: Config, net: nn.Module | None = None) -> Config:
     return config
 
 
-def _plan(data: Any, source: Source, config: Config, progress: Progress | None = None) -> Plan:
+def _plan(
+    data: Any, source: Source, config: Config, progress: Progress | None = None, parent: finetune.Parent | None = None
+) -> Plan:
     keep = LARGEST if config.crop else SMALL  # windows are cut from pictures as they are
     images = gather(source, config.size, config.channels, config.fit, config.strict, keep, progress)
     shape = augment.checked(config, images.shape)
     flip, flipped = _flip(config, images)
     config = msgspec.structs.replace(config, flip=flip)
     train, held, said = split(images, config.held_out)
-    codec = AffineCodec.fit(images)
+    reasons = [*images.notes, flipped, *_moves(config, *shape[1:]), said]
+    codec = AffineCodec.fit(images, config.range or (-1.0, 1.0))
+    if config.only_class:
+        train, held = finetune.only(train, config.only_class), finetune.only(held, config.only_class)
+        reasons.append(f"Of these, {len(train):,} and {len(held):,} are of class {config.only_class}, which alone is used.")
+    if parent is not None:
+        parent.refuse_other(config, images)
+        (train, told), (held, _) = parent.told(train), parent.told(held)
+        reasons += [told] * bool(told)
+    elif config.only_class and "," not in config.only_class:  # one label says nothing
+        train, held = finetune.with_labels(train, None, None), finetune.with_labels(held, None, None)
+    if not len(train):
+        raise UserError("No pictures are left to train on.")
     some = draws.shuffle(0, "sigma_data", torch.arange(min(len(train), 10_000)), len(train))
     sigma_data = codec.encode(train.batch(some)["image"]).std().item()
     if not sigma_data > 0:
@@ -93,16 +117,14 @@ def _plan(data: Any, source: Source, config: Config, progress: Progress | None =
         train=len(train),
         held_out=len(held),
         shape=shape,
-        codec={"low": list(codec.low), "high": list(codec.high), "dtype": codec.dtype},
+        codec={"low": list(codec.low), "high": list(codec.high), "dtype": codec.dtype, "ends": list(codec.ends)},
         sigma_data=round(sigma_data, 4),
-        label_names=images.label_names,
+        label_names=train.label_names,
         label_counts=None if train.label_counts is None else tuple(train.label_counts.tolist()),
     )
-    reasons = [*images.notes]
+    facts = facts if parent is None else parent.facts_of(facts, codec.dtype)
     c, h, w = facts.shape
-    reasons += [flipped, *_moves(config, h, w)]
     labels = f", {len(facts.label_names)} labels" if facts.label_names else ", no labels"
-    reasons.append(said)
     reasons.append(f"{facts.train:,} pictures to train on, {facts.held_out:,} held out; {h}x{w}x{c} {codec.dtype}{labels}.")
     return Plan(msgspec.structs.replace(config, facts=facts), train, held, reasons, images, source.kind)
 
@@ -161,8 +183,12 @@ def train(
     device: str | None = None,
     recipe: str = "default",
     reading: Progress | None = None,
+    parent: finetune.Parent | None = None,
+    said: Sequence[str] = (),
 ) -> Model:
     """Train, or go on training, the run at `run`, runs/DATA-RECIPE unless said; returns its model.
+
+    With a `parent` a new run begins from the averaged weights of that one.
 
     Settings are checked before `say` names the run folder, and pictures read before it is made. Raises UserError for
     whatever a person can mend.
@@ -176,12 +202,16 @@ def train(
             f"{run.path} holds imported weights, which can be drawn from but not trained on. Name another folder: --run NEW."
         )
     say(str(run.path))
-    plan = _plan(data, source, asked, reading)
+    plan = _plan(data, source, asked, reading, parent)
     with run.locked():
-        for reason in plan.reasons:
+        for reason in (*said, *plan.reasons):
             say(reason)
         torch.manual_seed(asked.seed)  # the initial weights
         built = build_net(plan.config, plan.facts, net)
+        if parent is not None and not run.started:
+            weights, seen = parent.weights()
+            fill(built, weights)
+            say(f"The weights are those of {parent.run.path} after {seen:,} images.")
         schedule = build_schedule(asked)
         say(f"{plan.config.net}: {nets.parameters(built):,} parameters.")
         if plan.config.accumulate > 1 and any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in built.modules()):
@@ -240,15 +270,19 @@ def _fit(plan: Plan, run: Run, net: nn.Module, placement: Placement, watchers: S
     shown = lambda weights: _shown(assemble(weights, config, placement))
     pictures = watch.Pictures(shown, run.grid, run.records, run.loss_curve)
     everyone: tuple[loop.Watcher, ...] = (watch.Log(run.log), *watchers, pictures)
+    if config.strip_every:
+        drawn = lambda weights: assemble(weights, config, placement).strip(steps=min(config.sampling_steps, MOST_STEPS))
+        everyone += (watch.Strips(drawn, run.strip, config.strip_every),)
     with stopping() as stop:
         loop.train(config, stream, plan.held_out, state, run.checkpoints, everyone, stop.is_set)
     return assemble(state.ema.net, config, placement, run.path, state.images)
 
 
 def _shown(model: Model, count: int = 16) -> np.ndarray:
-    """The pictures of a training grid: 16 samples of seed 0, labels in turn."""
+    """The pictures of a training grid: 16 samples of seed 0, labels in turn, in not too many steps."""
     labels = [i % len(model.labels) for i in range(count)] if model.labels else None
-    return model.displayed(model.sample(count, seed=0, label=labels))
+    steps = min(model.config.sampling_steps, MOST_STEPS)
+    return model.displayed(model.sample(count, seed=0, steps=steps, label=labels))
 
 
 def resumed(old: Config, new: Config, run: Run, say: Say) -> Config:

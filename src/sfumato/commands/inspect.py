@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 
-from .. import flags, picture, recipes, trainer
+from .. import picture, trainer
 from ..data import AffineCodec
 from ..data.survey import examples, listed, survey
 from ..disk import replace_text
@@ -36,8 +36,7 @@ class Arguments(train.Choices):
 
 
 def main(arguments: list[str]) -> int:
-    name = train.recipe_name(arguments)
-    args = flags.parse(Arguments(config=recipes.recipe(name), recipe=name), arguments, "sfumato inspect", __doc__ or "")
+    args, _ = train.read(Arguments, arguments, "sfumato inspect", __doc__ or "")
     for path in filter(None, (args.html, args.sheet)):  # before the work
         if path.is_dir():
             raise UserError(f"--html and --sheet name files to write; {path} is a folder.")

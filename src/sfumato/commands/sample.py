@@ -57,6 +57,8 @@ class Arguments:
     """Also count how many samples are nearer to a training image than held-out images are."""
     batch: Annotated[int, flags.COUNT] = 64
     """How many are drawn at once; it changes nothing in the pictures."""
+    checkpoint: str | None = None
+    """The one after so many images, or best, the one with the lowest held-out loss; the newest unless said."""
     raw: bool = False
     """Use the raw weights, not their average."""
     device: str | None = None
@@ -69,7 +71,7 @@ def main(arguments: list[str]) -> int:
     run = Run.existing(args.run)
     out = args.out or run.out
     picture.make_room(out, args.npy)  # before anything is drawn
-    model = load(run, weights="model" if args.raw else "ema", device=args.device)
+    model = load(run, weights="model" if args.raw else "ema", device=args.device, at=args.checkpoint)
     for note in model.notes:
         console.print(note, markup=False)
     if args.copies:

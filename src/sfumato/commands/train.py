@@ -4,18 +4,21 @@ import dataclasses
 import json
 import signal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import tyro
 from rich.console import Console
 from torch import nn
 
 from .. import flags, recipes, trainer
-from ..config import Config, builtins, checked
-from ..errors import unknown
+from ..config import Config, builtins
+from ..errors import UserError
+from ..finetune import Parent
 from ..model import Model
 from ..run import Run
 from ..training.watch import Bar
+
+C = TypeVar("C", bound="Choices")
 
 
 @dataclasses.dataclass
@@ -27,6 +30,8 @@ class Choices:
     config: tyro.conf.OmitArgPrefixes[Config] = dataclasses.field(default_factory=Config)
     recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "default"
     """A name from `sfumato recipes`; other flags change its settings."""
+    faithful: bool = False
+    """Take the recipe as it was published, with the faults that it else mends, and say which."""
     device: str | None = None
     """cpu, cuda, mps; the accelerator if there is one, unless said."""
 
@@ -35,20 +40,20 @@ class Choices:
 class Arguments(Choices):
     run: Path | None = None
     """The run folder; runs/DATA-RECIPE unless said."""
+    start: Annotated[Path | None, tyro.conf.arg(name="from", metavar="RUN")] = None
+    """Begin from the weights of this run, with its network, on other pictures or on --only-class."""
     dry_run: bool = False
     """Print the resolved settings as JSON and stop."""
 
 
 def main(arguments: list[str]) -> int:
-    name = recipe_name(arguments)
-    default = Arguments(config=recipes.recipe(name), recipe=name)
-    args = flags.parse(default, arguments, "sfumato train", __doc__ or "")
+    args, parent = read(Arguments, arguments, "sfumato train", __doc__ or "")
     if args.dry_run:
-        plan = trainer.prepare(args.data, args.config)
+        plan = trainer.prepare(args.data, args.config, parent=parent)
         config = plan.config if plan.config.time else trainer.budget(plan.config, lambda: 0.0)
         print(json.dumps(builtins(config), indent=2))
         return 0
-    model = run_training(args.data, args.run, name, None, args.device, False, {}, args.config)
+    model = run_training(args.data, args.run, args.recipe, args.faithful, parent, None, args.device, False, args.config)
     stopped = model.images < (model.config.images or 0)
     return 128 + signal.SIGINT if stopped else 0
 
@@ -57,33 +62,53 @@ def run_training(
     data: Any,
     run: str | Path | None,
     recipe: str,
+    faithful: bool,
+    parent: Parent | None,
     net: nn.Module | None,
     device: str | None,
     quiet: bool,
-    options: dict[str, Any],
-    config: Config | None = None,
+    config: Config,
 ) -> Model:
     """Train with progress on the terminal; the run folder is the first and the last thing printed."""
+    said = recipes.kept_faults(recipe, config) if faithful else []
+    name = recipe + "-faithful" * faithful
+    if parent is not None and recipe == "default":
+        name = "-".join(["from", parent.run.path.resolve().name, *filter(None, [config.only_class])])
     console = Console(quiet=quiet, highlight=False, soft_wrap=True)
-    if config is None:
-        raw = builtins(recipes.recipe(recipe))
-        for name in options.keys() - raw.keys():
-            raise unknown("setting", name, raw)
-        config = checked(raw | options)
     folder = None if run is None else Run.of(run)
     with Bar(console) as bar:
-        model = trainer.train(data, config, folder, net, [bar], bar.say, device, recipe, bar.reading)
+        model = trainer.train(data, config, folder, net, [bar], bar.say, device, name, bar.reading, parent, said)
     if model.images < (model.config.images or 0):
         console.print(f"Stopped and saved after {model.images:,} images. Type the same command again to go on.")
     console.print(f"{model.path}: {model.images:,} images seen. Draw from it: sfumato sample {model.path}", markup=False)
     return model
 
 
-def recipe_name(arguments: list[str]) -> str:
-    """The recipe must be known before its fields can be the defaults of the other flags."""
+def base(recipe: str | None, faithful: bool, start: "str | Path | None") -> tuple[Config, Parent | None]:
+    """The settings that others change: those of a recipe, or of the run that is gone on from; and that run."""
+    asked = recipes.recipe(recipe or "default", faithful) if recipe or faithful else None
+    if start is not None:
+        parent = Parent.of(start)
+        return parent.default(asked), parent
+    if asked is not None and asked.only_class:
+        raise UserError(f"The recipe {recipe} goes on from a run that knows more classes: name it, as in --from runs/cifar10.")
+    return asked or recipes.default(), None
+
+
+def typed(flag: str, arguments: list[str]) -> str | None:
+    """What stands behind a flag, as in `--recipe cars` or `--recipe=cars`: some must be known before the others are read."""
     for i, word in enumerate(arguments):
-        if word == "--recipe" and i + 1 < len(arguments):
+        if word == flag and i + 1 < len(arguments):
             return arguments[i + 1]
-        if word.startswith("--recipe="):
+        if word.startswith(f"{flag}="):
             return word.partition("=")[2]
-    return "default"
+    return None
+
+
+def read(kind: type[C], arguments: list[str], command: str, description: str) -> tuple[C, Parent | None]:
+    """What was typed, with the settings of its recipe or run below it."""
+    start, faithful = typed("--from", arguments), "--faithful" in arguments
+    config, parent = base(typed("--recipe", arguments), faithful, start)
+    args = flags.parse(kind(config=config), arguments, command, description)
+    args.config = recipes.budgeted(args.config, config)
+    return args, parent

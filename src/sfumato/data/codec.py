@@ -22,7 +22,7 @@ class AffineCodec:
     low: tuple[float, ...]  # the stored value that becomes ends[0], one per channel
     high: tuple[float, ...]  # the stored value that becomes ends[1]
     dtype: str  # uint8, uint16 or float32
-    ends: tuple[float, float] = (-1.0, 1.0)  # others for imported weights alone
+    ends: tuple[float, float] = (-1.0, 1.0)  # others where weights or a recipe want it
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "low", tuple(map(float, self.low)))  # JSON brings lists and integers
@@ -35,8 +35,8 @@ class AffineCodec:
             raise UserError(f"A codec expects low <= high for each channel; found low {self.low}, high {self.high}.")
 
     @classmethod
-    def fit(cls, images: Images) -> "AffineCodec":
-        """The codec of the range that the images really have.
+    def fit(cls, images: Images, ends: tuple[float, float] = (-1.0, 1.0)) -> "AffineCodec":
+        """The codec that brings the range that the images really have to `ends`.
 
         Integers: 0 to 2**b - 1, with b the bits that the maximum over all channels needs, so that 12 bits in a uint16
         file are 12 bits. float32: the minimum and maximum of each channel.
@@ -48,8 +48,8 @@ class AffineCodec:
         low, high = images.ends
         if name != "float32":
             bits = max(1, int(max(high)).bit_length())
-            return cls((0.0,) * channels, (2.0**bits - 1,) * channels, name)
-        return cls(tuple(low), tuple(high), name)
+            return cls((0.0,) * channels, (2.0**bits - 1,) * channels, name, ends)
+        return cls(tuple(low), tuple(high), name, ends)
 
     @property
     def clip(self) -> tuple[float, float] | None:

@@ -13,6 +13,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..disk import replace_text
 from ..errors import UserError
 
 FORMAT = 1
@@ -102,11 +103,55 @@ def newest(folder: Path, names: tuple[str, ...] | None = None) -> Checkpoint | N
     return None
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Remove all but the newest `keep` checkpoints, and what interrupted writers left behind."""
-    for path in listed(folder)[:-keep]:
-        shutil.rmtree(path, ignore_errors=True)
-    for path in folder.glob(".[0-9]*"):
+def at(folder: Path, images: int | str, names: tuple[str, ...] | None = None) -> Checkpoint:
+    """The checkpoint after so many images, or the one that is 'best'; raises UserError if it is not there, or not whole."""
+    which = best(folder) if images == "best" else int(images) if str(images).isdigit() else None
+    there = [int(path.name) for path in listed(folder)]
+    if which not in there:
+        raise UserError(f"There is no checkpoint '{images}' in {folder}; there is {', '.join(map(str, there)) or 'none'}.")
+    try:
+        return load(folder / f"{which:09d}", names)
+    except Broken as error:
+        raise UserError(
+            f"{error}. Take another checkpoint: {', '.join(map(str, sorted({*there} - {which}))) or 'none'}."
+        ) from None
+
+
+def best(folder: Path) -> int | None:
+    """After how many images the checkpoint with the lowest held-out loss was written, None if that is not known."""
+    found = _best(folder).get("images")
+    return found if isinstance(found, int) and (folder / f"{found:09d}").is_dir() else None
+
+
+def compare(folder: Path, images: int, held_out: float | None) -> None:
+    """Name the checkpoint after so many images the best, in best.json, unless the one that is has a lower held-out loss."""
+    before = _best(folder).get("held_out_loss")
+    if held_out is not None and (best(folder) is None or not isinstance(before, float) or held_out < before):
+        replace_text(folder / "best.json", json.dumps({"images": images, "held_out_loss": held_out}))
+
+
+def _best(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / "best.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def prune(folder: Path, keep: int, older: int | None = None) -> None:
+    """Remove all but the newest `keep` checkpoints, the best, and with `older` one that is older by so many images.
+
+    That one lies `older` to twice as many images before the newest: the first of each stretch of so many is kept, for this
+    stretch and the one before. What interrupted writers left behind is removed too.
+    """
+    there = listed(folder)
+    kept = {path.name for path in there[-keep:]} | {f"{best(folder) or 0:09d}"}
+    if older and there:
+        firsts: dict[int, Path] = {}
+        for path in there:
+            firsts.setdefault(int(path.name) // older, path)
+        kept |= {firsts[stretch].name for stretch in sorted(firsts)[-2:]}
+    for path in (*(path for path in there if path.name not in kept), *folder.glob(".[0-9]*")):
         shutil.rmtree(path, ignore_errors=True)
 
 

@@ -80,6 +80,7 @@ def train(
 ) -> State:
     """Train until `config.images` have been seen or `stop()` says so, saving checkpoints in `folder`."""
     budget, seed, placement = config.images or 0, config.seed, stream.placement
+    keep = lambda: save(folder, config, state, held_out_loss(config, state, held_out, stream))
     tell = lambda kind, record=None: [watcher(Event(kind, state, budget, record)) for watcher in watch]
     log_every, clock = config.log_every or max(config.batch, budget // 200), _Clock(state.images)
     tell("start")
@@ -115,9 +116,9 @@ def train(
             tell("log", record | clock.lap(state.images))
         every = config.checkpoint_every
         if (_crossed(state.images, config.batch, every) if every else clock.checkpoint_due()) and state.images < budget:
-            save(folder, config, state)
+            keep()
             tell("checkpoint")
-    save(folder, config, state)
+    keep()
     tell("checkpoint")
     tell("end")
     return state
@@ -135,11 +136,16 @@ def times(density: Spec, denoiser: Denoiser, u: Tensor) -> Tensor:
 
 
 def learning_rate(config: Config, images: int) -> float:
-    """The rate of the step that begins after so many images: a linear warm-up, then a cosine to 0, or constant."""
+    """The rate of the step that begins after so many images: a linear warm-up, then a cosine to 0, or constant.
+
+    A staircase is the cosine as it was when the epoch began.
+    """
     budget = config.images or 1
     warmup = budget // 50 if config.warmup is None else config.warmup
     rate = config.lr * min(1.0, (images + config.batch) / warmup) if warmup else config.lr
-    if config.rate == "cosine":
+    if config.rate == "staircase" and config.facts is not None:
+        images = images // config.facts.train * config.facts.train
+    if config.rate != "constant":
         rate *= 0.5 + 0.5 * math.cos(math.pi * min(1.0, images / budget))
     return rate
 
@@ -194,8 +200,11 @@ def start(config: Config, net: nn.Module, schedule: Schedule, sigma_data: float,
     return state
 
 
-def save(folder: Path, config: Config, state: State) -> None:
-    """Write a checkpoint and remove those that are no longer kept; raises UserError rather than save what is not finite."""
+def save(folder: Path, config: Config, state: State, held_out: float | None = None) -> None:
+    """Write a checkpoint and remove those that are no longer kept; raises UserError rather than save what is not finite.
+
+    held_out    its held-out loss, by which one is the best
+    """
     refuse_nonfinite(state, config)
     names: dict[Any, str] = {p: name for name, p in state.net.named_parameters()}
     moments = {
@@ -207,7 +216,8 @@ def save(folder: Path, config: Config, state: State) -> None:
     document = {"tally": state.tally.tolist()}
     weights = {"model": tensors(state.net), "ema": tensors(state.ema.net), "optimizer": moments}
     checkpoint.save(folder, state.images, weights, document)
-    checkpoint.prune(folder, config.keep)
+    checkpoint.compare(folder, state.images, held_out)
+    checkpoint.prune(folder, config.keep, config.keep_older)
 
 
 def restore(state: State, saved: checkpoint.Checkpoint) -> None:

@@ -123,3 +123,19 @@ class Pictures:
             picture.loss_curve(self.records(), self.curve_path)
             self.cost = time.perf_counter() - start
             self.spent += self.cost
+
+
+class Strips:
+    """Draws one sample coming out of noise every so many images, with the averaged weights."""
+
+    def __init__(self, draw: Callable[[nn.Module], Any], path: Callable[[int], Path], every: int):
+        self.draw, self.path, self.every, self.last = draw, path, every, 0
+
+    def __call__(self, event: Event) -> None:
+        images = event.state.images
+        if event.kind == "start":
+            self.last = images
+        elif (event.kind == "step" and images // self.every > self.last // self.every) or event.kind == "end":
+            self.last = images
+            self.path(images).parent.mkdir(parents=True, exist_ok=True)
+            picture.save_png(self.path(images), self.draw(event.state.ema.net))
