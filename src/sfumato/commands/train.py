@@ -10,11 +10,11 @@ import tyro
 from rich.console import Console
 from torch import nn
 
-from .. import flags, recipes, trainer
+from .. import flags, nets, recipes, trainer
 from ..config import Config, builtins
 from ..errors import UserError
 from ..finetune import Parent
-from ..model import Model
+from ..model import Model, build_net
 from ..run import Run
 from ..training.watch import Bar
 
@@ -44,6 +44,10 @@ class Arguments(Choices):
     """Begin from the weights of this run, with its network, on other pictures or on --only-class."""
     dry_run: bool = False
     """Print the resolved settings as JSON and stop."""
+    trace_shapes: bool = False
+    """Print what goes into each block of the network and what comes out, and stop."""
+    trace_layers: bool = False
+    """The same for every layer inside the blocks."""
 
 
 def main(arguments: list[str]) -> int:
@@ -52,6 +56,11 @@ def main(arguments: list[str]) -> int:
         plan = trainer.prepare(args.data, args.config, parent=parent)
         config = plan.config if plan.config.time else trainer.budget(plan.config, lambda: 0.0)
         print(json.dumps(builtins(config), indent=2))
+        return 0
+    if args.trace_shapes or args.trace_layers:
+        plan = trainer.prepare(args.data, args.config, parent=parent)
+        rows = nets.trace(build_net(plan.config, plan.facts), plan.facts.shape)
+        Console(highlight=False).print(nets.table(rows, whole=args.trace_layers))
         return 0
     model = run_training(args.data, args.run, args.recipe, args.faithful, parent, None, args.device, False, args.config)
     stopped = model.images < (model.config.images or 0)

@@ -3,6 +3,11 @@
 `build(name, channels=3, **options)` makes one; `names()` lists them. A network of one's own needs only the signature
 above and, if it can be told anything, an attribute `conditions: dict[str, Condition]`; `c_noise` ('log_snr', 'steps' or
 'time') says what its embedding of the noise level was made for.
+
+`trace(net, (3, 64, 64))` lists what goes into every module and what comes out, in the order of execution, and `table` puts
+that on a page; both are for any network, one's own included:
+
+    rich.print(nets.table(nets.trace(net, (3, 64, 64))))
 """
 
 from collections.abc import Callable
@@ -14,10 +19,11 @@ from torch import nn
 from ..errors import unknown
 from .conditions import Condition
 from .convnext import ConvNextUNet
+from .trace import Row, table, trace
 from .tutorial import DoubleConvUNet, MaxPoolUNet, SimpleUNet
 from .unet import UNet
 
-__all__ = ["NETS", "Condition", "build", "names", "options", "parameters"]
+__all__ = ["NETS", "Condition", "Row", "build", "names", "options", "parameters", "table", "trace"]
 
 NETS: dict[str, Callable[..., nn.Module]] = {
     "convnext_unet": ConvNextUNet,
