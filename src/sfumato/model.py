@@ -97,8 +97,6 @@ class Model:
         if not math.isfinite(guidance):
             raise UserError(f"Guidance is a number, 1 for none; found {guidance}.")
         steps = self.config.sampling_steps if steps is None else steps
-        if steps < 1:
-            raise UserError(f"A sampler takes at least 1 step, found {steps}.")
         if not 0 <= rescale <= 1 or not 0 < (1 if threshold is None else threshold) <= 1:
             raise UserError(f"rescale lies in [0, 1] and threshold in (0, 1]; found {rescale} and {threshold}.")
         if worse is not None and worse.facts.shape != self.facts.shape:
@@ -139,7 +137,9 @@ class Model:
         return np.concatenate(pictures)
 
     def times(self, steps: int) -> Tensor:
-        """The times that a sampler of so many steps visits."""
+        """The times that a sampler of so many steps visits; raises UserError for none."""
+        if steps < 1:
+            raise UserError(f"A sampler takes at least 1 step, found {steps}.")
         schedule = self.denoiser.schedule
         spacing = "uniform" if schedule.steps and steps > schedule.steps else None
         return schedule.grid(steps, spacing, start=self.denoiser.t_max)
@@ -199,15 +199,47 @@ class Model:
         """A picture of n samples; options as in `sample`."""
         return picture.grid(self.displayed(self.sample(n, seed, **options)))
 
-    def strip(self, seed: int = 0, stages: int = 10, **options: Any) -> Image.Image:
-        """One sample coming out of noise, in so many stages; under each its noise level, sigma / alpha."""
-        states: list[tuple[float, np.ndarray]] = []
-        steps = options.pop("steps", None) or self.config.sampling_steps
-        self.sample(1, seed, steps=steps, callback=lambda i, t, x, x0: states.append((t, x[0])), **options)
-        alpha, sigma = self.denoiser.schedule(self.times(steps)[1:])  # after each step
-        chosen = np.linspace(0, len(states) - 1, min(stages, len(states))).round().astype(int)
-        captions = [f"noise {float(f'{level:.2g}'):g}" for level in (sigma / alpha)[chosen].tolist()]
-        return picture.strip(self.displayed(np.stack([states[i][1] for i in chosen])), captions)
+    def class_grid(self, n: int = 8, seed: int = 0, **options: Any) -> Image.Image:
+        """A picture with a row for each label: n samples each, the same numbers of the seed in all; options as in `sample`."""
+        if not self.labels:
+            raise UserError("A row to each label needs a model with labels, and this one was trained without.")
+        rows = [self.sample(n, seed, label=i, **options) for i in range(len(self.labels))]
+        return picture.class_grid(self.displayed(np.concatenate(rows)), self.labels, options.get("first", 0))
+
+    def strip(self, seed: int = 0, stages: int = 10, number: int = 0, **options: Any) -> Image.Image:
+        """A sample of a seed coming out of noise, in so many stages, both ends among them; options as in `sample`.
+
+        Under each stands its noise level, sigma / alpha.
+        """
+        if stages < 2:
+            raise UserError(f"A strip goes from noise to picture in 2 stages or more; found {stages}.")
+        given = options.pop("times", None)
+        steps = options.pop("steps", None)
+        times = self.times(self.config.sampling_steps if steps is None else steps) if given is None else torch.as_tensor(given)
+        at = np.unique(np.linspace(0, len(times) - 1, stages).round().astype(int))
+        states = self.stages(1, seed, at.tolist(), times, first=number, **options)  # (S, 1, H, W, C)
+        alpha, sigma = self.denoiser.schedule(times[at])
+        captions = [f"noise {float(f'{level:.2g}'):g}" for level in (sigma / alpha).tolist()]
+        scale = picture.scale_to(picture.STAGE, max(self.facts.shape[1:]))
+        return picture.strip(self.displayed(states[:, 0]), captions, scale)
+
+    def stages(
+        self, n: int, seed: int, at: Sequence[int], times: Sequence[float] | Tensor, first: int = 0, **options: Any
+    ) -> np.ndarray:
+        """States of n samples after `at` rising numbers of steps along `times`, (S, n, H, W, C) in the data's own type.
+
+        After 0 steps that is the noise they begin with, after all of them what `sample` returns; options as there.
+        """
+        states: dict[int, list[np.ndarray]] = {i: [] for i in at}
+
+        def keep(i: int, t: float, x: np.ndarray, x0: np.ndarray) -> None:
+            if i + 1 in states:
+                states[i + 1].append(x)
+
+        self.sample(n, seed, times=times, first=first, callback=keep, **options)
+        if 0 in states:
+            states[0] = [self._decoded(self.start(torch.arange(first, first + n), seed, float(times[0])))]
+        return np.stack([np.concatenate(parts) for parts in states.values()])
 
     def displayed(self, pictures: np.ndarray) -> np.ndarray:
         """Pictures in the data's own type and range as uint8, to be looked at."""

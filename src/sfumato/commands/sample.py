@@ -4,12 +4,11 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import tyro
 from rich.console import Console
 from rich.progress import Progress, TimeRemainingColumn
 
-from .. import few, flags, picture
+from .. import few, flags, picture, scenes
 from ..config import Ends
 from ..model import load
 from ..run import Run
@@ -22,8 +21,8 @@ MORE = ("label", "interval", "rescale", "worse", "threshold", "tuned")  # told i
 class Arguments:
     run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[RUN]")] = None
     """The run folder; the newest under runs/ unless said."""
-    n: Annotated[int, flags.COUNT, tyro.conf.arg(aliases=["-n"])] = 64
-    """How many samples."""
+    n: Annotated[int | None, flags.COUNT, tyro.conf.arg(aliases=["-n"])] = None
+    """How many samples, 64 unless said; with --classes, how many in each row, 8 unless said."""
     seed: Annotated[int, flags.COUNT] = 0
     """Sample number i of a seed is the same picture however many are drawn."""
     steps: Annotated[int | None, flags.COUNT] = None
@@ -53,6 +52,12 @@ class Arguments:
     """Also save all samples as one array (N, H, W, C)."""
     gif: bool = False
     """Also save the denoising of the grid as an animation."""
+    apng: bool = False
+    """The same as an animated PNG, with all steps in all their colours."""
+    halfway: bool = False
+    """Also save a picture of the samples beside their states after half of the steps, sSEED-halfway.png."""
+    classes: bool = False
+    """Draw a row for each label, all with the same sample numbers, instead of a grid and single files."""
     copies: bool = False
     """Also count how many samples are nearer to a training image than held-out images are."""
     batch: Annotated[int, flags.COUNT] = 64
@@ -74,36 +79,34 @@ def main(arguments: list[str]) -> int:
     model = load(run, weights="model" if args.raw else "ema", device=args.device, at=args.checkpoint)
     for note in model.notes:
         console.print(note, markup=False)
+    labels = scenes.rows(model, args.label, args.only, args.classes)
     if args.copies:
         from ..judge import memory  # brings scikit-learn, which takes seconds to import
 
         originals = memory.originals(model)
-    if args.label is None and model.labels:
+    if labels == [None] and model.labels:
         console.print(f"No label was named: {len(model.labels)} labels are drawn as often as the data has them.")
     worse = load(args.worse, device=args.device) if args.worse else None
-    frames: list[np.ndarray] = []
-    n, first = (1, args.only) if args.only is not None else (args.n, 0)
+    n = 1 if args.only is not None else args.n if args.n is not None else 8 if args.classes else 64
+    steps, solver = model.config.sampling_steps if args.steps is None else args.steps, args.solver or model.config.solver
+    moving = [kind for kind in ("gif", "apng") if getattr(args, kind)]
     with Progress(*Progress.get_default_columns()[:-1], TimeRemainingColumn(), console=console, transient=True) as bar:
         task = bar.add_task("tuning" if args.tuned else "sampling", total=1)
         show = lambda done, total: bar.update(task, completed=done, total=total)
-        times = few.times(model, run, args.steps, args.solver, show) if args.tuned else None
+        times = few.times(model, run, steps, solver, show) if args.tuned else model.times(steps)
         bar.update(task, description="sampling")
-        pictures = model.sample(
-            n, args.seed, args.steps, args.solver, args.label, args.guidance, args.interval, args.rescale, worse,
-            args.threshold, times, first, batch=n if args.gif else args.batch,
-            callback=(lambda i, t, x, x0: frames.append(model.displayed(x))) if args.gif else None, progress=show,
+        pictures, shown, halfway = scenes.drawn(
+            model, n, args.seed, times, labels, bool(moving), show, solver=solver, guidance=args.guidance,
+            interval=args.interval, rescale=args.rescale, worse=worse, threshold=args.threshold, first=args.only or 0,
+            batch=args.batch,
         )  # fmt: skip
-    steps, solver = args.steps or model.config.sampling_steps, str(args.solver or model.config.solver)
-    console.print(f"{n} samples in {steps} steps of {solver}: {model.evaluations} evaluations each.")
-    shown, how = model.displayed(pictures), {"seed": args.seed, "solver": solver, "steps": steps, "guidance": args.guidance}
-    how |= {"run": run.path.resolve().name, "images": model.images, "weights": "raw" if args.raw else "averaged"}
-    text = {name: str(value) for name, value in how.items()} | {name: str(v) for name in MORE if (v := getattr(args, name))}
+    console.print(f"{len(pictures)} samples in {steps} steps of {solver}: {model.evaluations} evaluations each.")
+    more = {name: getattr(args, name) for name in MORE}
+    text = scenes.told(model, args.seed, steps, solver, args.guidance, args.raw, **more)
     if moved := picture.set_aside(out, args.seed, text):
         console.print(moved, markup=False)
-    made = picture.save_samples(pictures, shown, out, args.seed, first, text)
-    if args.only is None or args.gif:
-        name = "grid" if args.only is None else f"{first:05d}-large"
-        made = [*made[: args.only is not None], *picture.save_grid(shown, out / f"s{args.seed}-{name}.png", text, frames)]
+    names, beside = (model.labels or ()) if args.classes else (), halfway if args.halfway else None
+    made = scenes.save(pictures, shown, beside, out, args.seed, args.only, names, moving, text)
     if args.npy is not None:
         made.append(picture.save_array(args.npy, pictures))
     for path in made:

@@ -7,12 +7,11 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
-from .grids import grid, scale_to, sheet
+from .grids import grid, scale_to, sheet, shortened
 
 LONGEST = 160  # larger pictures are reduced to this, tiny ones enlarged to about TILE
 TILE, GAP = 64, 8
 WIDEST = 2400  # of a row, as long as it is more than one picture
-TITLE = 20  # characters
 WHITE, DARK = 255, 24
 
 
@@ -34,9 +33,9 @@ def contact_sheet(displayed: np.ndarray, captions: Sequence[str] | None = None, 
     ground = WHITE if edges.mean() < 128 else DARK
     if captions is None:
         return grid(small, columns, scale, GAP, ground)
-    rows: dict[str, np.ndarray] = {}
-    for caption, group in groupby(range(len(small)), key=lambda i: captions[i]):
-        rows[_title(caption, rows)] = small[list(group)]
+    groups = [(caption, small[list(group)]) for caption, group in groupby(range(len(small)), key=lambda i: captions[i])]
+    titles = shortened([caption for caption, _ in groups])
+    rows = {title: pictures for title, (_, pictures) in zip(titles, groups, strict=True)}
     return sheet(rows, columns, scale, GAP, ground)
 
 
@@ -47,14 +46,3 @@ def reduced(pictures: np.ndarray) -> np.ndarray:
         return pictures
     planes = [[np.asarray(Image.fromarray(plane).reduce(factor)) for plane in each.transpose(2, 0, 1)] for each in pictures]
     return np.stack([np.stack(each, axis=-1) for each in planes])
-
-
-def _title(caption: str, taken: dict[str, np.ndarray]) -> str:
-    """The caption in one line of a few characters, its end kept as well as its beginning, and unlike those before."""
-    plain = "".join(char if char.isprintable() else "?" for char in caption)
-    short = plain if len(plain) <= TITLE else f"{plain[: TITLE - 8]}…{plain[-7:]}"
-    number, title = 1, short
-    while title in taken:
-        number += 1
-        title = f"{short[: TITLE - 4]}~{number}"
-    return title

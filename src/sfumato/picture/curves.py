@@ -1,4 +1,4 @@
-"""The course of a training run as a picture."""
+"""The course of a training run, or of several, as a picture."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -7,87 +7,120 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .pixels import save_png
+from ..errors import UserError
+from .axes import COLOURS, FAINT, INK, figure, rendered, tidy
+from .grids import shortened
 
-_TRAINING, _HELD_OUT, _ALARM = "#2f6db3", "#d9772b", "#c62828"
-_FAINT, _INK, _FRAME = "#9a9a9a", "#333333", "#c8c8c8"
+Record = Mapping[str, Any]
+
+_TRAINING, _HELD_OUT, _ALARM = COLOURS[0], COLOURS[1], "#c62828"
 
 
 def loss_curve(
-    records: Iterable[Mapping[str, Any]], path: str | os.PathLike[str] | None = None, title: str = ""
+    records: Iterable[Record], path: str | os.PathLike[str] | None = None, title: str = "", batch: int | None = None
 ) -> Image.Image:
     """Draw the loss against the images seen, from the lines of a training log; save it as a PNG if `path` is given.
 
     Each record has `images` and any of `loss`, `held_out_loss` and `lr`; other fields are passed over. What a later
     record says of the same count of images wins, so that a resumed log reads as one run. Training losses recorded as
     NaN, infinity or null are marked at the foot. y is logarithmic where the losses differ by more than a factor of 10
-    and all are positive. Draws 0, 1 or 2 records too. (1600, 900) pixels.
+    and all are positive. With `batch`, x counts optimizer steps of so many images. Draws 0, 1 or 2 records too.
+    (1600, 900) pixels.
     """
-    # Imported here: it takes half a second, and most who import this package draw no curve. A canvas of its own, for
-    # pyplot's figures are global.
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     images, loss, held_out, lr = _columns(records)  # (R,) each, losses NaN where not known
+    x = images / (batch or 1)
     raw, held = np.isfinite(loss), np.isfinite(held_out)
-    figure = Figure(figsize=(8, 4.5), dpi=200, layout="constrained", facecolor="white")
-    canvas = FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    drawing = figure(8, 4.5)
+    axes = drawing.add_subplot()
     dots: dict[str, Any] = {"marker": "o", "markersize": 3.5, "linewidth": 1.4}  # a line of one point is not seen
 
     lines = []
     if raw.any():
         look: dict[str, Any] = {"alpha": 0.35, "linewidth": 0.8} if raw.sum() > 2 else dots
-        lines += axes.plot(images, loss, color=_TRAINING, label="training loss", **look)
+        lines += axes.plot(x, loss, color=_TRAINING, label="training loss", **look)
     if raw.sum() > 2:
         smooth = smoothed(loss, max(3.0, len(loss) / 30))
-        lines += axes.plot(images[raw], smooth[raw], color=_TRAINING, linewidth=2, label="training loss, smoothed")
+        lines += axes.plot(x[raw], smooth[raw], color=_TRAINING, linewidth=2, label="training loss, smoothed")
     if held.any():
-        lines += axes.plot(images[held], held_out[held], color=_HELD_OUT, label="held-out loss", **dots)
-    if (bad := images[np.isinf(loss)]).size:
+        lines += axes.plot(x[held], held_out[held], color=_HELD_OUT, label="held-out loss", **dots)
+    if (bad := x[np.isinf(loss)]).size:
         foot = axes.get_xaxis_transform()
         lines += axes.plot(bad, np.full(len(bad), 0.02), "^", color=_ALARM, transform=foot, label="loss not finite")
     if np.isfinite(lr).any():
         rate = axes.twinx()
         look = {"linewidth": 1, "linestyle": (0, (4, 2))} if np.isfinite(lr).sum() > 2 else dots
-        lines += rate.plot(images, lr, color=_FAINT, alpha=0.7, label="learning rate", **look)
+        lines += rate.plot(x, lr, color=FAINT, alpha=0.7, label="learning rate", **look)
         rate.set_ylim(0, 1.25 * (lr[np.isfinite(lr)].max() or 1))
         rate.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
-        rate.set_ylabel("learning rate", color=_FAINT)
-        rate.tick_params(colors=_FAINT, labelsize=8, length=0)
+        rate.set_ylabel("learning rate", color=FAINT)
+        rate.tick_params(colors=FAINT, labelsize=8, length=0)
         rate.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _rate(value)))
         rate.spines[:].set_visible(False)
         axes.set_zorder(rate.get_zorder() + 1)  # the losses lie on top,
         axes.patch.set_visible(False)  # and the rate shows through
+    _finish(axes, x, np.concatenate([loss[raw], held_out[held]]), lines, title, batch is not None)
+    return rendered(drawing, path)
 
-    losses = np.concatenate([loss[raw], held_out[held]])
+
+def loss_curves(
+    runs: Mapping[str, Iterable[Record]],
+    path: str | os.PathLike[str] | None = None,
+    title: str = "",
+    batches: Mapping[str, int] | None = None,
+) -> Image.Image:
+    """Draw the smoothed training losses of several runs, by name, over each other; a run's records as in `loss_curve`.
+
+    Held-out losses are dotted, in the colour of their run. With `batches`, which has the images in a step of each run,
+    x counts optimizer steps. (1600, 900) pixels. Raises UserError for no runs.
+    """
+    if not runs:
+        raise UserError("Loss curves are those of one run or more; found none.")
+    drawing = figure(8, 4.5)
+    axes = drawing.add_subplot()
+    lines, xs, losses, dotted = [], [np.zeros(1)], [np.zeros(0)], False
+    for i, (name, label) in enumerate(zip(runs, shortened(list(runs), 40), strict=True)):
+        images, loss, held_out, _ = _columns(runs[name])
+        x = images / (batches[name] if batches else 1)
+        known, held = np.isfinite(loss), np.isfinite(held_out)
+        look: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "linestyle": ("-", "--", "-.")[i // len(COLOURS) % 3]}
+        smooth = smoothed(loss, max(3.0, len(loss) / 30))[known]
+        few = {"marker": "o", "markersize": 3.5} if len(smooth) < 3 else {}
+        shown = label.lstrip("_") or "run"  # what begins with an underscore matplotlib leaves out
+        lines += axes.plot(x[known], smooth, linewidth=1.8, label=shown, **look, **few)
+        axes.plot(x[held], held_out[held], linewidth=1.2, marker=".", markersize=4, **look | {"linestyle": ":"})
+        dotted |= bool(held.any())
+        xs.append(x)
+        losses += [smooth, held_out[held]]
+    if dotted:
+        lines += axes.plot([], [], color=FAINT, linewidth=1.2, linestyle=":", marker=".", label="held-out loss")
+    _finish(axes, np.concatenate(xs), np.concatenate(losses), lines, title, batches is not None)
+    axes.set_ylabel("training loss, smoothed", color=INK)
+    return rendered(drawing, path)
+
+
+def _finish(axes: Any, x: np.ndarray, losses: np.ndarray, lines: list[Any], title: str, steps: bool) -> None:
+    """Scales, ticks, names and the legend of a picture of losses."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
     if losses.size and losses.min() > 0 and losses.max() > 10 * losses.min():
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if losses.max() < 1000 * losses.min() else (1,)))
         axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _count(value)))
-    axes.set_xlim(0, 1.02 * images.max() if images.any() else 1)
-    axes.set_xlabel("images seen", color=_INK)
-    axes.set_ylabel("loss", color=_INK)
-    axes.set_title(title, loc="left", color=_INK, fontsize=12, parse_math=False)  # a '$' in a name is a '$'
-    axes.tick_params(colors=_INK, labelsize=9, length=3, color=_FRAME)
-    axes.grid(axis="y", color="#ececec", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[:].set_color(_FRAME)
-    axes.spines[["top", "right"]].set_visible(False)
-    if lines:
-        axes.legend(handles=lines, loc="upper right", fontsize=8.5, framealpha=0.85, edgecolor="none", labelcolor=_INK)
-    else:
+    axes.set_xlim(0, 1.02 * x.max() if x.any() else 1)
+    tidy(axes, "optimizer steps" if steps else "images seen", "loss", title)
+    if losses.size or lines:
+        axes.legend(
+            handles=lines, loc="upper right", fontsize=8.5, framealpha=0.85, edgecolor="none", labelcolor=INK,
+        )  # fmt: skip
+        for text in axes.get_legend().get_texts():
+            text.set_parse_math(False)
+    if not losses.size:
         axes.set(xticks=[], yticks=[])
-        axes.text(0.5, 0.5, "nothing recorded yet", transform=axes.transAxes, ha="center", color=_FAINT)
-
-    canvas.draw()
-    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    if path is not None:
-        save_png(path, picture)
-    return picture
+        axes.text(0.5, 0.5, "nothing recorded yet", transform=axes.transAxes, ha="center", color=FAINT)
 
 
 def smoothed(values: np.ndarray, span: float) -> np.ndarray:

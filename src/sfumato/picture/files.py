@@ -5,7 +5,7 @@ import importlib.util
 import itertools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from PIL import Image
 from ..disk import whole_file
 from ..errors import UserError
 from .grids import grid
-from .motion import gif
+from .motion import apng, gif
 from .pixels import save_png, to_pil
 
 
@@ -52,13 +52,43 @@ def save_samples(
     return paths
 
 
-def save_grid(displayed: np.ndarray, path: Path, text: dict[str, str], frames: Sequence[np.ndarray] = ()) -> list[Path]:
-    """Write (N, H, W, C) uint8 as one picture, and if there are frames of it an animation beside it; return the paths."""
-    save_png(path, grid(displayed), text)
-    if not frames:
-        return [path]
-    gif([grid(frame) for frame in frames], path.with_suffix(".gif"), scale=1)
-    return [path, path.with_suffix(".gif")]
+def save_grid(
+    displayed: np.ndarray,
+    path: Path,
+    text: dict[str, str],
+    frames: Sequence[np.ndarray] = (),
+    kinds: Sequence[str] = ("gif",),
+    draw: Callable[[np.ndarray], Image.Image] = grid,
+) -> list[Path]:
+    """Write (N, H, W, C) uint8 as one picture, and if there are frames of it animations beside it; return the paths.
+
+    `kinds` of animation are gif and apng; `draw` makes the picture of each (N, H, W, C).
+    """
+    save_png(path, draw(displayed), text)
+    made, stills = [path], [draw(frame) for frame in frames] if kinds else []
+    for kind in kinds if stills else ():
+        made.append(path.with_suffix(f".{kind}"))
+        if kind == "gif":
+            gif(stills, made[-1], scale=1)
+        else:
+            apng(stills, made[-1], scale=1, text=text)
+    return made
+
+
+def claim(path: Path, word: str, named: bool) -> Path:
+    """Where a picture of the kind `word` is written without loss: `path`, if nothing or an earlier one of its kind is there.
+
+    Else NAME-2.png, NAME-3.png ... if nobody named the path, and UserError if it was named. The folder is made. What is
+    written there has `picture`: word among its text chunks.
+    """
+    if path.suffix.lower() != ".png" or path.is_dir():
+        raise UserError(f"--out names a PNG file, as in --out {word}.png; found {path}.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    others = [path] if named else [path, *(path.with_stem(f"{path.stem}-{n}") for n in range(2, 1000))]
+    for each in others:
+        if not each.exists() or _text(each).get("picture") == word:
+            return each
+    raise UserError(f"{path} is there already and is no earlier picture of this kind; name another file with --out.")
 
 
 def save_array(path: Path, pictures: np.ndarray) -> Path:
@@ -73,7 +103,7 @@ def set_aside(folder: Path, seed: int, text: dict[str, str]) -> str:
 
     What was drawn alike stays, so that a folder holds of each seed one drawing, whole or in part.
     """
-    ours = re.compile(rf"s{seed}-(\d{{5,}}|grid)\.(png|gif|tif)")
+    ours = re.compile(rf"s{seed}-(\d{{5,}}(-large|-halfway)?|grid|(classes-)?halfway|classes)\.(png|gif|apng|tif)")
     files = [path for path in folder.iterdir() if ours.fullmatch(path.name)]
     if all(_text(path) == text for path in files if path.suffix == ".png"):
         return ""

@@ -57,8 +57,13 @@ def save_png(path: str | os.PathLike[str], image: np.ndarray | Image.Image, text
     if isinstance(image, np.ndarray):
         deep = image.dtype == np.uint16 and image.ndim == 3 and image.shape[2] == 1
         image = Image.fromarray(np.ascontiguousarray(image[:, :, 0])) if deep else to_pil(image)
-    chunks = PngInfo()
-    for key, value in (text or {}).items():
-        chunks.add_text(key, value)
     with whole_file(path) as file:
-        image.save(file, format="PNG", pnginfo=chunks)
+        image.save(file, format="PNG", pnginfo=chunks(text))
+
+
+def chunks(text: Mapping[str, str] | None) -> PngInfo:
+    """The text chunks of a PNG."""
+    made = PngInfo()
+    for key, value in (text or {}).items():
+        made.add_text(key, value)
+    return made
