@@ -8,6 +8,7 @@ import sys
 COMMANDS = {
     "train": "train a model on images; the same command again resumes",
     "sample": "draw pictures from a trained model",
+    "launch": "train on a cluster that Slurm runs",
     "inspect": "look at images before training on them",
     "recipes": "list the recipes",
     "cache": "list or clear what is kept to be faster the next time",
