@@ -9,6 +9,7 @@ COMMANDS = {
     "train": "train a model on images; the same command again resumes",
     "sample": "draw pictures from a trained model",
     "show": "pictures to teach with: noise, schedules, losses, denoising",
+    "launch": "train on a cluster that Slurm runs",
     "inspect": "look at images before training on them",
     "recipes": "list the recipes",
     "cache": "list or clear what is kept to be faster the next time",
