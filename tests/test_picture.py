@@ -8,8 +8,28 @@ from PIL import Image, ImageSequence
 
 from sfumato.disk import whole_file
 from sfumato.errors import UserError
-from sfumato.picture import curves, gif, grid, loss_curve, save_png, save_samples, set_aside, sheet, strip, to_pil, to_uint8
-from sfumato.picture.grids import PAPER
+from sfumato.picture import (
+    apng,
+    claim,
+    class_grid,
+    curves,
+    gif,
+    grid,
+    loss_curve,
+    loss_curves,
+    pairs,
+    save_grid,
+    save_png,
+    save_samples,
+    schedule_plot,
+    set_aside,
+    sheet,
+    strip,
+    to_pil,
+    to_uint8,
+)  # fmt: skip
+from sfumato.picture.axes import brief
+from sfumato.picture.grids import PAPER, shortened
 
 
 def random_images(*shape, seed=0):
@@ -133,6 +153,33 @@ def test_samples_drawn_otherwise_are_set_aside_and_nothing_else(tmp_path):
     (out / "s1-00005.png").write_text("no picture")
     assert "5 files" in set_aside(out, 1, {"steps": "4"})
     assert {path.name for path in (out / "older-1").iterdir()} < {path.name for path in (out / "older-2").iterdir()}
+
+
+def test_all_that_is_drawn_of_a_seed_is_set_aside_together(tmp_path):
+    names = ["s1-00037-large.png", "s1-00037-halfway.png", "s1-halfway.png", "s1-classes.png", "s1-classes-halfway.png"]
+    for name in names:
+        save_png(tmp_path / name, random_images(2, 2, 1), {"steps": "3"})
+    for name in ("s1-00037-large.gif", "s1-grid.apng", "s1-classes.apng"):
+        (tmp_path / name).write_bytes(b"moving")
+    save_png(tmp_path / "s2-halfway.png", random_images(2, 2, 1), {"steps": "3"})
+    assert set_aside(tmp_path, 1, {"steps": "3"}) == ""
+    assert "8 files of seed 1" in set_aside(tmp_path, 1, {"steps": "4"})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["older-1", "s2-halfway.png"]
+
+
+def test_a_picture_takes_the_place_of_its_own_kind_alone(tmp_path):
+    path = tmp_path / "made" / "loss.png"
+    assert claim(path, "loss", False) == path
+    save_png(path, random_images(2, 2, 1), {"picture": "loss"})
+    assert claim(path, "loss", False) == claim(path, "loss", True) == path
+    assert claim(path, "forward", False).name == "loss-2.png"
+    with pytest.raises(UserError, match="no earlier picture of this kind"):
+        claim(path, "forward", True)
+    (tmp_path / "made" / "loss-2.png").write_text("mine")
+    assert claim(path, "forward", False).name == "loss-3.png"
+    for other in (tmp_path / "made", tmp_path / "a.jpg"):
+        with pytest.raises(UserError, match="names a PNG file"):
+            claim(other, "loss", True)
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 5])
@@ -261,7 +308,109 @@ def test_a_long_row_of_a_sheet_goes_on_below():
     assert sheet({"a": images, "b": images[:2]}, columns=2).height == 4 * 66 + 2
 
 
+def test_captions_of_two_lines_are_both_written():
+    states = random_images(2, 8, 8, 1)
+    one, two = (np.asarray(strip(states, captions)) for captions in (["a", "b"], ["a\nc", "b\nd"]))
+    line = one.shape[0] - 66
+    assert two.shape == (one.shape[0] + line - 2, one.shape[1])
+    np.testing.assert_array_equal(two[: 66 + 16], one[: 66 + 16])
+    for left in (2, 68):
+        assert (two[66 + line - 2 :, left : left + 64] < 100).any()  # the second line
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_pairs_stand_side_by_side_under_their_names(channels):
+    half, final = random_images(6, 8, 8, channels), random_images(6, 8, 8, channels, seed=1)
+    picture = np.asarray(pairs(half, final, columns=2, gap=2))
+    wide = np.asarray(to_pil(half[0])).shape[1] * 8
+    top = picture.shape[0] - (3 * 66 + 2)
+    assert top > 0
+    assert picture.shape[1] == 4 * wide + 5 * 2 + 4 * 2  # pairs are further apart
+    for i in range(6):
+        y, x = top + 2 + 66 * (i // 2), 2 + (i % 2) * (2 * wide + 4 + 8)
+        for state, left in ((half, x), (final, x + wide + 2)):
+            np.testing.assert_array_equal(picture[y : y + 64, left : left + wide], enlarge(np.asarray(to_pil(state[i])), 8))
+            assert picture[:top, left : left + wide].min() < 128  # its name
+    with pytest.raises(UserError, match="equal shape"):
+        pairs(half, final[:5])
+
+
+def test_a_class_grid_has_a_row_to_each_class_and_a_number_to_each_column():
+    images = random_images(6, 8, 8, 3)
+    picture = np.asarray(class_grid(images, ["cat", "dog"], gap=2))
+    top, left = picture.shape[0] - (2 * 66 + 2), picture.shape[1] - (3 * 66 + 2)
+    for i, image in enumerate(images):
+        y, x = top + 2 + 66 * (i // 3), left + 2 + 66 * (i % 3)
+        np.testing.assert_array_equal(picture[y : y + 64, x : x + 64], enlarge(image, 8))
+        assert picture[y : y + 64, :left].min() < 128
+        assert picture[:top, x : x + 64].min() < 128
+    assert np.array_equal(picture, class_grid(images, ["cat", "dog"], gap=2))
+    assert not np.array_equal(picture, class_grid(images, ["cat", "dog"], first=5, gap=2))
+    for names in ([], ["a", "b", "c", "d"]):
+        with pytest.raises(UserError, match="as many images"):
+            class_grid(images, names)
+
+
+def test_long_names_keep_both_ends_and_stay_apart():
+    long = [f"Chevrolet Silverado 1500 Hybrid Crew Cab {year}" for year in (2011, 2012)]
+    assert shortened(long) == ["Chevrolet Si…ab 2011", "Chevrolet Si…ab 2012"]
+    assert shortened(["short", "a\nb", "short"]) == ["short", "a?b", "short~2"]
+    twice = shortened(["x" * 50, "x" * 50, "x" * 50])
+    assert len(set(twice)) == 3
+    assert max(map(len, twice)) <= 20
+
+
+def test_letters_beyond_english_are_drawn():
+    images = random_images(3, 8, 8, 1)
+    accents = np.asarray(grid(images, columns=1, titles=["é", "σ", "я"]))
+    left = accents.shape[1] - 68
+    rows = [accents[2 + 66 * i : 66 + 66 * i, :left] for i in range(3)]
+    assert not any(np.array_equal(rows[i], rows[j]) for i, j in ((0, 1), (0, 2), (1, 2)))  # a box for each, were they unknown
+
+
 # motion
+
+
+def test_an_animated_png_has_every_frame_and_colour_and_pauses_at_both_ends(tmp_path):
+    ramp = np.linspace(0, 255, 32).astype(np.uint8)
+    many = np.stack(np.broadcast_arrays(ramp[:, None], ramp[None], np.uint8(90)), axis=2)  # 1,024 colours
+    frames = [many, many[::-1], random_images(32, 32, 3), many]
+    apng(frames, tmp_path / "a.apng", seconds=2.0, pause=1.0, scale=2, text={"seed": "7"})
+    with Image.open(tmp_path / "a.apng") as picture:
+        assert picture.text == {"seed": "7"}
+        assert picture.info["loop"] == 0
+        np.testing.assert_array_equal(picture, enlarge(many, 2))  # what a viewer without animations shows
+        shown, durations = [], []
+        for k in range(1, picture.n_frames):  # Pillow counts that one too
+            picture.seek(k)
+            shown.append(np.asarray(picture.convert("RGB")))
+            durations.append(picture.info["duration"])
+    assert durations == [1000, 500, 500, 1500]
+    for seen, frame in zip(shown, frames, strict=True):
+        np.testing.assert_array_equal(seen, enlarge(frame, 2))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.apng"]
+
+
+def test_an_animated_png_is_not_thinned(tmp_path):
+    states = np.arange(200, dtype=np.uint8)[:, None, None, None].repeat(4, axis=1)
+    apng(states, tmp_path / "a.apng", seconds=1.0, pause=0.0, scale=1)
+    with Image.open(tmp_path / "a.apng") as picture:
+        assert picture.n_frames == 201
+        picture.seek(100)
+        assert (picture.mode, picture.getpixel((0, 0)), picture.info["duration"]) == ("L", 99, 20)
+
+
+def test_both_animations_stand_beside_the_grid(tmp_path):
+    states = [random_images(4, 8, 8, 3, seed=s) for s in range(3)]
+    made = save_grid(states[-1], tmp_path / "g.png", {"a": "b"}, states, ("gif", "apng"))
+    assert [path.name for path in made] == ["g.png", "g.gif", "g.apng"]
+    still = np.asarray(grid(states[-1]))
+    for path in (made[0], made[2]):
+        with Image.open(path) as picture:
+            np.testing.assert_array_equal(picture, still)
+            assert picture.text == {"a": "b"}
+    assert len(read_gif(made[1])[0]) == 3
+    assert save_grid(states[-1], tmp_path / "h.png", {}, states, ()) == [tmp_path / "h.png"]
 
 
 def read_gif(path):
@@ -379,3 +528,53 @@ def test_smoothing_tames_noise():
     noise = np.random.default_rng(0).normal(size=2000)
     # An exponential mean over n values has the variance 1 / (2n - 1).
     assert curves.smoothed(noise, 20)[200:].std() == pytest.approx(39**-0.5, rel=0.1)
+
+
+def blue(picture):
+    """Where the first line runs: the pixels of its colour, (rows, columns)."""
+    return np.nonzero((np.abs(np.asarray(picture).astype(int) - [47, 109, 179]) < 12).all(axis=2))
+
+
+def test_the_axis_of_steps_is_that_of_images_divided_by_the_batch():
+    records = [{"images": 100 * i, "loss": 1 / i} for i in range(1, 9)]
+    steps = [{"images": i, "loss": 1 / i} for i in range(1, 9)]
+    by_step = np.asarray(loss_curve(records, batch=100))
+    np.testing.assert_array_equal(by_step, loss_curve(steps, batch=1))
+    assert not np.array_equal(by_step, loss_curve(records))
+    two = loss_curves({"a": records, "b": steps}, batches={"a": 100, "b": 1})
+    np.testing.assert_array_equal(two, loss_curves({"a": steps, "b": steps}, batches={"a": 1, "b": 1}))
+
+
+def test_runs_over_each_other_have_a_line_each_and_may_be_empty(tmp_path):
+    high, low = ([{"images": 10 * i, "loss": level} for i in range(1, 30)] for level in (1.0, 2.0))
+    picture = loss_curves({"a $": high, "_b": low, "empty": []}, tmp_path / "l.png")
+    with Image.open(tmp_path / "l.png") as read:
+        np.testing.assert_array_equal(read, picture)
+    rows, columns = blue(picture)
+    line = rows[columns == 800]  # in the middle of the picture, where no legend is
+    swapped = blue(loss_curves({"a $": low, "_b": high, "empty": []}))
+    assert line.min() > swapped[0][swapped[1] == 800].max()  # the lower loss stands further down
+    assert loss_curves({"empty": []}).size == (1600, 900)
+    with pytest.raises(UserError, match="one run or more"):
+        loss_curves({})
+
+
+def test_schedules_are_drawn_and_the_size_moves_what_is_lost(tmp_path):
+    t = np.linspace(0, 1, 101)
+    with np.errstate(divide="ignore"):
+        log_snr = np.stack([2 * np.log((1 - t) / t), -6 - 14 * np.log(t)])
+    alpha, sigma = np.stack([1 - t, np.ones(101)]), np.stack([t, 20 * t**7])
+    picture = schedule_plot(["flow", "a $ b"], t, alpha, sigma, log_snr, (64, 64), tmp_path / "s.png")
+    assert picture.size == (1600, 1600)
+    with Image.open(tmp_path / "s.png") as read:
+        np.testing.assert_array_equal(read, picture)
+    assert not np.array_equal(picture, schedule_plot(["flow", "a $ b"], t, alpha, sigma, log_snr, (8, 8)))
+    for names, values in (([], alpha[:0]), (["one"], alpha), (["one", "two"], alpha[:, 1:])):
+        with pytest.raises(UserError, match="of the shape"):
+            schedule_plot(names, t, values, sigma, log_snr)
+
+
+def test_numbers_in_captions_are_short():
+    numbers = {0.0: "0", 1.0: "1", 9999.0: "10000", 117.3: "120", 0.0123: "0.012", 4.04e-5: "4e-5", 1.55e10: "1.6e10"}
+    assert {value: brief(value) for value in numbers} == numbers
+    assert brief(np.inf) == "inf"

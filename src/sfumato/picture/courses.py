@@ -57,8 +57,8 @@ def schedule_plot(
         verdict = "stops short of noise" if short else "reaches noise"
         ratio.plot(t, log_snr[i], **look, linewidth=2, label=f"{name}: {verdict}, SNR {snr} at t = 1")
         if short:
-            place = {"xytext": (-8, 8), "textcoords": "offset points", "ha": "right", "fontsize": 9}
-            ratio.annotate(f"stops here, at SNR {snr}", (1, ends[i]), color=look["color"], weight="bold", **place)
+            place = {"xytext": (-7, 11), "textcoords": "offset points", "ha": "right", "fontsize": 9}
+            ratio.annotate(f"stops at SNR {snr}", (1, ends[i]), color=look["color"], weight="bold", **place)
         crossing = np.interp([0.0, -lost], -log_snr[i], t, left=np.nan, right=np.nan)  # SNR falls with t
         ratio.plot(crossing, [0.0, lost], "o", color=look["color"], markersize=5, markeredgecolor="white", zorder=4)
         mark = ("v", bottom + 0.3) if ends[i] < bottom else ("s", ends[i])  # below the picture, or where it ends

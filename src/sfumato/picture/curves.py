@@ -96,7 +96,7 @@ def loss_curves(
     if dotted:
         lines += axes.plot([], [], color=FAINT, linewidth=1.2, linestyle=":", marker=".", label="held-out loss")
     _finish(axes, np.concatenate(xs), np.concatenate(losses), lines, title, batches is not None)
-    axes.set_ylabel("training loss, smoothed", color=INK)
+    axes.set_ylabel("loss (of training: smoothed)", color=INK)
     return rendered(drawing, path)
 
 
