@@ -37,6 +37,8 @@ ARROWS = {
     "finetune": {"config", "run", "data", "training", "model", *BASE},
     "trainer": {*HEART, "draws", "config", "run", "nets", "data", "picture", "training", "model", "finetune", *BASE},
     "interop": {"schedules", "config", "run", "nets", "data", "training", *BASE},
+    "scenes": {*HEART, "draws", "config", "run", "data", "picture", "model", "trainer", *BASE},
+    "slurm": BASE,
     "few": {*HEART, "model", "run", *BASE},
     "judge": {*HEART, "draws", "config", "run", "nets", "data", "picture", "training", "model", "trainer", *BASE},
     "commands": None,  # everything

@@ -227,7 +227,7 @@ def test_the_flags_of_launch_are_none_of_train():
     assert own == launch.OWN
     assert not own & {*Config.__struct_fields__, *(field.name for field in dataclasses.fields(train.Arguments))}
     words = shlex.split("--gpus 1 train set --seed=1 --no-print --signal_seconds=9 --gpus-of-mine 3 --name")
-    own, others = launch.apart(words, launch.OWN, {"print", "no_print"})
+    own, others = slurm.apart(words, launch.OWN, {"print", "no_print"})
     assert own == ["--gpus", "1", "--no-print", "--signal_seconds=9", "--name"]
     assert others == ["train", "set", "--seed=1", "--gpus-of-mine", "3"]
 

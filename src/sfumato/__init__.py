@@ -56,15 +56,13 @@ def train(
     faithful  take the recipe as it was published, with the faults that it else mends
     options   any field of `sfumato.config.Config`: images=200_000, lr=3e-4, schedule="cosine"; or as typed, images="200k"
     """
-    from .commands import train as command
-    from .config import with_options
-    from .recipes import budgeted
+    from .commands.chosen import configured
+    from .commands.train import run_training
 
     if isinstance(net, str | Spec):
         options, net = options | {"net": net}, None
-    base, parent = command.base(recipe, faithful, start)
-    config = budgeted(with_options(base, options), base)
-    return command.run_training(data, run, recipe or "default", faithful, parent, net, device, quiet, config)
+    config, parent = configured(recipe, faithful, start, options)
+    return run_training(data, run, recipe or "default", faithful, parent, net, device, quiet, config)
 
 
 def load(

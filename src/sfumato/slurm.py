@@ -5,9 +5,9 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import count, islice
 from pathlib import Path
 
 from .disk import replace_text
@@ -208,3 +208,15 @@ def submit(script: Path, *options: str) -> str:
         said = " ".join(f"{done.stderr} {done.stdout}".split())
         raise UserError(said or f"sbatch ended with exit code {done.returncode} and said nothing.")
     return number[0]
+
+
+def apart(words: list[str], names: Set[str], bare: Set[str] = frozenset()) -> tuple[list[str], list[str]]:
+    """The words of these flags, with their values, and all other words; flags in `bare` have no value."""
+    parts: tuple[list[str], list[str]] = [], []
+    rest = iter(words)
+    for word in rest:
+        flag, equals, _ = word.partition("=")
+        name = flag[2:].replace("-", "_") if flag.startswith("--") else ""
+        valued = name in names - bare and not equals
+        parts[name not in names | bare].extend([word, *islice(rest, int(valued))])
+    return parts

@@ -18,13 +18,13 @@ from ..disk import replace_text
 from ..errors import UserError
 from ..picture import page
 from ..training.device import device_named
-from . import train
+from . import chosen
 
 SECONDS = 3.0  # of training steps for the estimate
 
 
 @dataclasses.dataclass
-class Arguments(train.Choices):
+class Arguments(chosen.Choices):
     json: bool = False
     """Print one JSON object instead of tables."""
     html: Path | None = None
@@ -36,7 +36,7 @@ class Arguments(train.Choices):
 
 
 def main(arguments: list[str]) -> int:
-    args, _ = train.read(Arguments, arguments, "sfumato inspect", __doc__ or "")
+    args, _ = chosen.read(Arguments, arguments, "sfumato inspect", __doc__ or "")
     for path in filter(None, (args.html, args.sheet)):  # before the work
         if path.is_dir():
             raise UserError(f"--html and --sheet name files to write; {path} is a folder.")
@@ -55,8 +55,8 @@ def main(arguments: list[str]) -> int:
     facts = {"kind": plan.kind, **listed(images, found), "sigma_data": plan.facts.sigma_data}
     facts |= {"train": plan.facts.train, "held_out": plan.facts.held_out, "split": plan.reasons[len(images.notes) :]}
     facts["plan"] = told(estimate, plan.facts.train)
-    chosen, captions = examples(images)
-    x0 = codec.encode(torch.from_numpy(images.take(chosen))).numpy().transpose(0, 2, 3, 1)  # (N, H, W, C)
+    some, captions = examples(images)
+    x0 = codec.encode(torch.from_numpy(images.take(some))).numpy().transpose(0, 2, 3, 1)  # (N, H, W, C)
     sheet = picture.contact_sheet(picture.to_uint8(x0), captions)
     if args.sheet is not None:
         picture.save_png(args.sheet, sheet)

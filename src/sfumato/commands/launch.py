@@ -6,17 +6,15 @@ Type what you would type to train, and what the job asks for: sfumato launch tra
 import dataclasses
 import os
 import shutil
-from collections.abc import Set
-from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
 from rich.console import Console
 
-from .. import flags, recipes, slurm, trainer
+from .. import flags, slurm, trainer
 from ..errors import UserError
 from ..run import Run
-from . import train
+from . import chosen, train
 
 
 @dataclasses.dataclass
@@ -51,25 +49,26 @@ OWN = {field.name for field in dataclasses.fields(Arguments)} - {field.name for 
 
 
 def main(arguments: list[str]) -> int:
-    own, words = apart(arguments, OWN, {"print", "no_print"})
+    own, words = slurm.apart(arguments, OWN, {"print", "no_print"})
     if words[:1] != ["train"] and not {"-h", "--help"} & {*words}:
         raise UserError(
             f"Expected the word train, as in sfumato launch train photos/; found {words[0] if words else 'nothing'}."
         )
     words = words[words[:1] == ["train"] :]
-    recipe = train.recipe_name(words)
-    read = lambda words: flags.parse(Arguments(config=recipes.recipe(recipe), recipe=recipe), words, "sfumato launch", __doc__)
-    args = read([*own, *words])
+    read = lambda words: chosen.read(Arguments, words, "sfumato launch", __doc__ or "")
+    args, parent = read([*own, *words])
     if args.dry_run:
         raise UserError("--dry-run trains nothing, so there is nothing to launch. Type --print to see the scripts alone.")
     if args.samples < 1:
         raise UserError(f"samples does not fit: expected 1 or more, found {args.samples}.")
     source = trainer.opened(args.data, trainer.settled(args.config))
-    folder = Run.of(args.run or Path("runs", f"{source.name}-{recipe}")).path.absolute()
+    name = chosen.label(args.recipe, args.faithful, parent, args.config)
+    folder = Run.of(args.run or Path("runs", f"{source.name}-{name}")).path.absolute()
     asked = {field.name: getattr(args, field.name) for field in dataclasses.fields(slurm.Ask)}
-    full, words = absolute(args.data), apart(words, {"run"})[1]
+    full, words = absolute(args.data), slurm.apart(words, {"run", "from"})[1]
+    words += [] if parent is None else ["--from", str(parent.run.path.absolute())]
     versions = ([*words[:i], full, *words[i + 1 :]] for i, word in enumerate(words) if word == args.data)
-    words = next(version for version in versions if read(version).data == full)  # an equal word may be a flag's value
+    words = next(version for version in versions if read(version)[0].data == full)  # an equal word may be a flag's value
     training = ["train", *words, "--run", str(folder)]
     drawing = ["sample", str(folder), "-n", str(args.samples), *(["--device", args.device] if args.device else [])]
     texts = slurm.scripts(folder, slurm.Ask(**asked | {"name": args.name or folder.name}), training, drawing, args.setup)
@@ -89,18 +88,6 @@ def main(arguments: list[str]) -> int:
     later = slurm.submit(sample_script, f"--dependency=afterok:{job}")
     say(f"Job {later} draws {args.samples} samples when job {job} has finished. The queue: squeue --me")
     return 0
-
-
-def apart(words: list[str], names: Set[str], bare: Set[str] = frozenset()) -> tuple[list[str], list[str]]:
-    """The words of these flags, with their values, and all other words; flags in `bare` have no value."""
-    parts: tuple[list[str], list[str]] = [], []
-    rest = iter(words)
-    for word in rest:
-        flag, equals, _ = word.partition("=")
-        name = flag[2:].replace("-", "_") if flag.startswith("--") else ""
-        valued = name in names - bare and not equals
-        parts[name not in names | bare].extend([word, *islice(rest, int(valued))])
-    return parts
 
 
 def absolute(data: str) -> str:

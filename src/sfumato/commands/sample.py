@@ -105,11 +105,9 @@ def main(arguments: list[str]) -> int:
     text = scenes.told(model, args.seed, steps, solver, args.guidance, args.raw, **more)
     if moved := picture.set_aside(out, args.seed, text):
         console.print(moved, markup=False)
-    names, beside = (model.labels or ()) if args.classes else (), halfway if args.halfway else None
-    made = scenes.save(pictures, shown, beside, out, args.seed, args.only, names, moving, text)
-    if args.npy is not None:
-        made.append(picture.save_array(args.npy, pictures))
-    for path in made:
+    names = (model.labels or ()) if args.classes else ()
+    made = scenes.save(pictures, shown, halfway if args.halfway else None, out, args.seed, args.only, names, moving, text)
+    for path in made + ([] if args.npy is None else [picture.save_array(args.npy, pictures)]):
         console.print(str(path), markup=False)
     if args.copies:
         console.print(memory.copies(pictures, *originals).sentence())

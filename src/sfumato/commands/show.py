@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import msgspec
 import tyro
 from PIL import Image
-from rich.console import Console
 
 from .. import flags, picture, recipes, scenes
 from ..config import Size
@@ -100,9 +99,8 @@ def forward(args: Forward) -> Made:
 
 
 def courses(args: Courses) -> Made:
-    drawing = picture.schedule_plot(args.schedules, *scenes.courses(args.schedules), args.size)
     print("\n".join(scenes.ends(args.schedules, args.size)))
-    return Path("schedule.png"), drawing, {}
+    return Path("schedule.png"), picture.schedule_plot(args.schedules, *scenes.courses(args.schedules), args.size), {}
 
 
 def loss(args: Loss) -> Made:
@@ -114,8 +112,8 @@ def denoising(args: Denoising) -> Made:
     run = Run.existing(args.run)
     model = load(run, device=args.device)
     strip = model.strip(args.seed, args.stages, args.only, steps=args.steps, solver=args.solver, label=args.label)
-    path = run.out / f"denoising-s{args.seed}-{args.only:05d}.png"
-    return path, strip, scenes.told(model, args.seed, args.steps, args.solver, 1.0, False)
+    how = scenes.told(model, args.seed, args.steps, args.solver, 1.0, False)
+    return run.out / f"denoising-s{args.seed}-{args.only:05d}.png", strip, how
 
 
 WORDS = {"forward": (Forward, forward), "schedule": (Courses, courses), "loss": (Loss, loss),
@@ -123,11 +121,10 @@ WORDS = {"forward": (Forward, forward), "schedule": (Courses, courses), "loss": 
 
 
 def main(arguments: list[str]) -> int:
-    console = Console(highlight=False, soft_wrap=True)
     word, *rest = arguments or ["--help"]
     if word in ("-h", "--help"):
         lines = [f"  {name:11}{kind.__doc__}" for name, (kind, _) in WORDS.items()]
-        console.print("\n".join(["Usage: sfumato show PICTURE ...", "", *lines, "", "sfumato show PICTURE --help says more."]))
+        print("\n".join(["Usage: sfumato show PICTURE ...", "", *lines, "", "sfumato show PICTURE --help says more."]))
         return 0
     if word not in WORDS:
         raise unknown("picture", word, WORDS)
@@ -137,5 +134,5 @@ def main(arguments: list[str]) -> int:
     path, drawn, text = draw(args)  # type: ignore[operator]
     path = picture.claim(args.out or path, word, args.out is not None)
     picture.save_png(path, drawn, {"picture": word, **scenes.asked(args), **text})
-    console.print(str(path), markup=False)
+    print(path)
     return 0
