@@ -109,11 +109,10 @@ def loss(args: Loss) -> Made:
 
 
 def denoising(args: Denoising) -> Made:
-    run = Run.existing(args.run)
-    model = load(run, device=args.device)
+    model = load(args.run, device=args.device)
     strip = model.strip(args.seed, args.stages, args.only, steps=args.steps, solver=args.solver, label=args.label)
     how = scenes.told(model, args.seed, args.steps, args.solver, 1.0, False)
-    return run.out / f"denoising-s{args.seed}-{args.only:05d}.png", strip, how
+    return Run.existing(args.run).out / f"denoising-s{args.seed}-{args.only:05d}.png", strip, how
 
 
 WORDS = {"forward": (Forward, forward), "schedule": (Courses, courses), "loss": (Loss, loss),
