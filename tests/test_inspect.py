@@ -21,7 +21,8 @@ from sfumato.data.codec import AffineCodec
 from sfumato.data.images import Images
 from sfumato.data.survey import BINS, examples, listed, repeats, survey
 from sfumato.errors import UserError
-from sfumato.picture import contact, contact_sheet, page
+from sfumato.picture import contact_sheet, page
+from sfumato.picture.grids import shortened
 
 EVIL = ['<script>alert("1")</script>.png', 'a&b\'s "c".png', "\udcff\x1b[31m[bold]red\n.png"]
 
@@ -186,7 +187,7 @@ def test_a_contact_sheet_begins_a_row_with_each_class():
     assert rows == contact_sheet(small, columns=2).height + contact_sheet(small[:1]).height - 8
     assert contact_sheet(small, list("abacd")).height == contact_sheet(small, columns=1).height  # a second row of that name
     assert contact_sheet(small, EVIL[:2] + EVIL[2:] * 3).size > (0, 0)
-    assert contact._title(EVIL[2], {}) == "??[31m[bold]red?.png"
+    assert shortened([EVIL[2]])[0] == "??[31m[bold]red?.png"
 
 
 @pytest.mark.parametrize("shape", [(200, 300, 3), (1024, 4, 1), (16, 16, 5), (300, 300, 20), (1, 1, 1)])
@@ -366,7 +367,7 @@ def test_an_estimate_counts_the_pictures_that_were_worked_through(monkeypatch):
     ("flags", "said"),
     [
         ("--recipe cars", "64x64, 3 channels"),
-        ("--held-out 0 --recipe=aircraft", "64x64, 3 channels"),
+        ("--held-out 0 --recipe=aircraft --cut-bottom 0", "64x64, 3 channels"),
         ("--size 16x12 --fit pad", "16x12, 3 channels"),
         ("--channels 1 --flip", "5x7, 1 channel "),
         ("--steps 9 --batch 7", "63 images"),

@@ -144,6 +144,7 @@ def _flip(config: Config, images: Images) -> tuple[bool, str]:
 def _moves(config: Config, h: int, w: int) -> list[str]:
     """What else is done to the pictures each time they are seen."""
     said = {
+        f"{config.cut_bottom} rows are cut off at the bottom of each file (--cut-bottom 0 keeps them).": config.cut_bottom,
         f"Windows of {h}x{w} are cut from them at random, anew each time.": config.crop,
         "Half of them are mirrored top to bottom, as was asked.": config.flip_vertical,
         "They are turned by quarters, as was asked.": config.rotate,
