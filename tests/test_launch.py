@@ -67,10 +67,16 @@ sys.exit({{"save": 130, "finish": 0}}.get(does, does))
 
 @pytest.fixture(autouse=True)
 def _no_waiting_for_ever():
-    """A script that never does what the test waits for ends the test."""
-    signal.alarm(240)
+    """A script that never does what the test waits for fails the test."""
+
+    def enough(number, frame):
+        raise AssertionError("The script never did what was waited for.")
+
+    before = signal.signal(signal.SIGALRM, enough)
+    signal.alarm(300)
     yield
     signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture
@@ -264,6 +270,17 @@ def test_scripts_changed_by_hand_are_kept(tmp_path, cluster, capsys):
     ]  # an hour is enough to draw, so that one is as it was
 
 
+def test_the_page_shows_the_script_as_it_is_written(monkeypatch):
+    for name in ("PYTHONPATH", "SFUMATO_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(sys, "executable", "/home/ada/env/bin/python")
+    run = Path("/home/ada/runs/photos-cars")
+    ask = slurm.Ask(run.name, partition="gpu", hours=12)
+    words = ["train", "/home/ada/photos", "--recipe", "cars", "--epochs", "200", "--run", str(run)]
+    text = slurm.scripts(run, ask, words, [], "module load cuda")[run / "train.sbatch"]
+    assert f"\n```bash\n{text}```\n" in (Path(__file__).parents[1] / "docs" / "slurm.md").read_text()
+
+
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
 def test_shellcheck_finds_nothing(tmp_path, cluster):
     assert typed("launch --print train digits --run r --setup 'module load cuda'") == 0
@@ -423,7 +440,7 @@ def same_run(one, other, images):
 @pytest.mark.slow
 def test_real_jobs_go_on_bit_for_bit(tmp_path, cluster):
     """The scripts as they are: USR1 in the first start, TERM in the second, then the grid; a refused job ends at once."""
-    words = f"train digits {TINY} --images 6000 --log-every 2000"
+    words = f"train digits {TINY} --images 3000 --log-every 50"
     assert typed(f"launch --samples 4 {words} --run stopped") == 0
     codes, signals = [], [signal.SIGUSR1, signal.SIGTERM]
     while not codes or requeued(cluster):
@@ -436,7 +453,7 @@ def test_real_jobs_go_on_bit_for_bit(tmp_path, cluster):
     assert codes == [130, 130, 0], said
     assert "Resuming after" in said
     assert typed(f"{words} --run whole") == 0
-    same_run("whole", "stopped", 6000)
+    same_run("whole", "stopped", 3000)
     job = start("stopped/sample.sbatch")
     assert "4 samples" in job.communicate()[0]
     assert job.returncode == 0
