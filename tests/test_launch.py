@@ -66,14 +66,14 @@ sys.exit({{"save": 130, "finish": 0}}.get(does, does))
 
 
 @pytest.fixture(autouse=True)
-def _no_waiting_for_ever():
+def _no_waiting_for_ever(request):
     """A script that never does what the test waits for fails the test."""
 
     def enough(number, frame):
         raise AssertionError("The script never did what was waited for.")
 
     before = signal.signal(signal.SIGALRM, enough)
-    signal.alarm(300)
+    signal.alarm(1800 if request.node.get_closest_marker("slow") else 300)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
@@ -440,7 +440,7 @@ def same_run(one, other, images):
 @pytest.mark.slow
 def test_real_jobs_go_on_bit_for_bit(tmp_path, cluster):
     """The scripts as they are: USR1 in the first start, TERM in the second, then the grid; a refused job ends at once."""
-    words = f"train digits {TINY} --images 3000 --log-every 50"
+    words = f"train digits {TINY} --images 1500 --log-every 50"
     assert typed(f"launch --samples 4 {words} --run stopped") == 0
     codes, signals = [], [signal.SIGUSR1, signal.SIGTERM]
     while not codes or requeued(cluster):
@@ -453,7 +453,7 @@ def test_real_jobs_go_on_bit_for_bit(tmp_path, cluster):
     assert codes == [130, 130, 0], said
     assert "Resuming after" in said
     assert typed(f"{words} --run whole") == 0
-    same_run("whole", "stopped", 3000)
+    same_run("whole", "stopped", 1500)
     job = start("stopped/sample.sbatch")
     assert "4 samples" in job.communicate()[0]
     assert job.returncode == 0
