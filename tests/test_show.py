@@ -31,7 +31,7 @@ def run(tmp_path_factory):
     run.write_config(plan.config)
     run.log.write_text("".join(f'{{"images": {128 * i}, "loss": {1 / i}, "lr": 0.001}}\n' for i in range(1, 6)))
     torch.manual_seed(0)
-    weights = {name: torch.randn_like(value) * 0.05 for name, value in build_net(plan.config, plan.facts).state_dict().items()}
+    weights = {name: torch.randn_like(value) * 0.3 for name, value in build_net(plan.config, plan.facts).state_dict().items()}
     checkpoint.save(run.checkpoints, 640, {"model": weights, "ema": weights, "optimizer": {}}, {"images": 640})
     return run.path
 
@@ -213,6 +213,7 @@ def test_stages_are_the_same_in_parts_and_the_last_is_the_sample(run):
 def test_samples_of_all_classes_are_those_of_each_alone(run, capsys):
     assert typed(f"sample {run} --classes -n 2 --out o --npy all.npy --halfway --gif --apng") == 0
     rows = np.load("all.npy").reshape(10, 2, 8, 8, 1)
+    assert np.abs(rows[0].astype(int) - rows[7]).max() > 5  # the label is heard
     for label in (0, 7):
         assert typed(f"sample {run} --label {label} -n 2 --out p --npy one.npy") == 0
         assert np.abs(rows[label].astype(int) - np.load("one.npy")).max() <= 1
@@ -260,4 +261,6 @@ def test_words_are_listed_and_unknown_ones_refused(run, capsys):
 def test_the_schedule_of_a_recipe_is_shown_unless_another_is_named():
     config = Config(schedule=Spec("linear", steps=30))
     assert scenes.chosen_schedule(None, config).steps == 30
-    assert scenes.chosen_schedule(Spec("linear", steps=40), config).steps == 40
+    assert scenes.chosen_schedule(Spec("linear", steps=40), config, "39").steps == 40
+    with pytest.raises(UserError, match="step numbers from 0 to 29"):
+        scenes.chosen_schedule(None, config, "39")

@@ -82,9 +82,11 @@ def image(data: Any, config: Config, number: int) -> Tensor:
     return AffineCodec.fit(images).encode(torch.from_numpy(images.take(np.array([number]))))[0]
 
 
-def chosen_schedule(spec: Spec | None, config: Config) -> Schedule:
-    """The schedule named, else that of a config; raises UserError for what is in no table."""
-    return build_schedule(checked(config)) if spec is None else named_schedule(spec)
+def chosen_schedule(spec: Spec | None, config: Config, at: str | None = None) -> Schedule:
+    """The schedule named, else that of a config; raises UserError for what is in no table and for moments it has not."""
+    schedule = build_schedule(checked(config)) if spec is None else named_schedule(spec)
+    moments(schedule, at)
+    return schedule
 
 
 def named_schedule(spec: str | Spec) -> Schedule:
@@ -155,7 +157,7 @@ def rows(model: Model, label: Any, only: int | None, classes: bool) -> list[Any]
 
 
 def told(
-    model: Model, seed: int, steps: int | None, solver: Spec | None, guidance: float, raw: bool, **more: Any
+    model: Model, seed: int, steps: int | None, solver: Spec | None, guidance: float = 1.0, raw: bool = False, **more: Any
 ) -> dict[str, str]:
     """How samples were drawn, for the text chunks of their files; of what is `more`, that which was asked for."""
     how = {

@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
@@ -21,7 +21,7 @@ MORE = ("label", "interval", "rescale", "worse", "threshold", "tuned")  # told i
 class Arguments:
     run: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="[RUN]")] = None
     """The run folder; the newest under runs/ unless said."""
-    n: Annotated[int | None, flags.COUNT, tyro.conf.arg(aliases=["-n"])] = None
+    n: Annotated[Any, flags.COUNT, tyro.conf.arg(aliases=["-n"])] = None  # Any: of an `int | None`, 'none' could be typed
     """How many samples, 64 unless said; with --classes, how many in each row, 8 unless said."""
     seed: Annotated[int, flags.COUNT] = 0
     """Sample number i of a seed is the same picture however many are drawn."""

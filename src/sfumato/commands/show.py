@@ -43,7 +43,7 @@ class Forward:
 
 
 @dataclasses.dataclass
-class Courses:
+class Plot:
     """Noise schedules over each other: alpha, sigma, log-SNR, where the image is lost, and which stop short of noise."""
 
     schedules: tyro.conf.Positional[tuple[str, ...]] = ()
@@ -92,15 +92,15 @@ class Denoising:
 
 def forward(args: Forward) -> Made:
     config = recipes.recipe(args.recipe)
-    schedule = scenes.chosen_schedule(args.schedule, config)
-    scenes.moments(schedule, args.at)  # a mistake is found before the data is read
+    schedule = scenes.chosen_schedule(args.schedule, config, args.at)  # a mistake is found before the data is read
     x0 = scenes.image(args.data, msgspec.structs.replace(config, size=args.size or config.size), args.image)
     return Path("forward.png"), scenes.forward(schedule, x0, args.at, args.seed, args.image), {}
 
 
-def courses(args: Courses) -> Made:
+def plot(args: Plot) -> Made:
+    drawing = picture.schedule_plot(args.schedules, *scenes.courses(args.schedules), args.size)
     print("\n".join(scenes.ends(args.schedules, args.size)))
-    return Path("schedule.png"), picture.schedule_plot(args.schedules, *scenes.courses(args.schedules), args.size), {}
+    return Path("schedule.png"), drawing, {}
 
 
 def loss(args: Loss) -> Made:
@@ -109,21 +109,21 @@ def loss(args: Loss) -> Made:
 
 
 def denoising(args: Denoising) -> Made:
-    model = load(args.run, device=args.device)
+    run = Run.existing(args.run)
+    model = load(run, device=args.device)
     strip = model.strip(args.seed, args.stages, args.only, steps=args.steps, solver=args.solver, label=args.label)
-    how = scenes.told(model, args.seed, args.steps, args.solver, 1.0, False)
-    return Run.existing(args.run).out / f"denoising-s{args.seed}-{args.only:05d}.png", strip, how
+    path = f"denoising-s{args.seed}-{args.only:05d}.png"
+    return run.out / path, strip, scenes.told(model, args.seed, args.steps, args.solver)
 
 
-WORDS = {"forward": (Forward, forward), "schedule": (Courses, courses), "loss": (Loss, loss),
-         "denoising": (Denoising, denoising)}  # fmt: skip
+WORDS = {"forward": (Forward, forward), "schedule": (Plot, plot), "loss": (Loss, loss), "denoising": (Denoising, denoising)}
 
 
 def main(arguments: list[str]) -> int:
     word, *rest = arguments or ["--help"]
     if word in ("-h", "--help"):
         lines = [f"  {name:11}{kind.__doc__}" for name, (kind, _) in WORDS.items()]
-        print("\n".join(["Usage: sfumato show PICTURE ...", "", *lines, "", "sfumato show PICTURE --help says more."]))
+        print("Usage: sfumato show PICTURE ...\n", *lines, "\nsfumato show PICTURE --help says more.", sep="\n")
         return 0
     if word not in WORDS:
         raise unknown("picture", word, WORDS)
