@@ -278,6 +278,7 @@ def test_mistakes_about_samples(capsys, run, unlabelled):
     assert "at least 1" in refused(capsys, "sample", run, "-n", "0")
     assert "heun" in refused(capsys, "sample", run, "--solver", "huen")
     assert "found none" in refused(capsys, "sample", run, "--seed", "none")
+    assert "found none" in refused(capsys, "sample", run, "-n", "none")
     assert "0 to 4294967295" in refused(capsys, "sample", run, "--seed", "-1")
 
 
