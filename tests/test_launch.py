@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from sfumato.cli import main
 from sfumato.commands import launch, train
 from sfumato.config import Config, checked
 from sfumato.errors import UserError
+from sfumato.run import Run
 
 TINY = "--net unet:width=8,mults=(1,),dropout=0.2 --batch 10 --precision float32 --sampling-steps 1"
 
@@ -437,6 +439,11 @@ def same_run(one, other, images):
     assert logs[0] == logs[1]
 
 
+def progress(run):
+    """The images seen by the last line of a run's log."""
+    return max((record["images"] for record in Run(Path(run)).records()), default=0)
+
+
 @pytest.mark.slow
 def test_real_jobs_go_on_bit_for_bit(tmp_path, cluster):
     """The scripts as they are: USR1 in the first start, TERM in the second, then the grid; a refused job ends at once."""
@@ -446,7 +453,10 @@ def test_real_jobs_go_on_bit_for_bit(tmp_path, cluster):
     while not codes or requeued(cluster):
         job = start("stopped/train.sbatch", restarts=len(codes))
         if signals:
-            until(job, "images/s")  # it trains
+            seen = progress("stopped")
+            while progress("stopped") <= seen:  # until it trains
+                assert job.poll() is None, job.stdout.read()
+                time.sleep(0.02)
             job.send_signal(signals.pop(0))
         said = job.communicate()[0]
         codes.append(job.returncode)

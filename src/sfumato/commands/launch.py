@@ -51,9 +51,7 @@ OWN = {field.name for field in dataclasses.fields(Arguments)} - {field.name for 
 def main(arguments: list[str]) -> int:
     own, words = slurm.apart(arguments, OWN, {"print", "no_print"})
     if words[:1] != ["train"] and not {"-h", "--help"} & {*words}:
-        raise UserError(
-            f"Expected the word train, as in sfumato launch train photos/; found {words[0] if words else 'nothing'}."
-        )
+        raise UserError(f"Expected train, as in sfumato launch train photos/; found {words[0] if words else 'nothing'}.")
     words = words[words[:1] == ["train"] :]
     read = lambda words: chosen.read(Arguments, words, "sfumato launch", __doc__ or "")
     args, parent = read([*own, *words])
