@@ -323,11 +323,11 @@ def test_a_second_trainer_is_refused(capsys, run):
 def test_a_broken_checkpoint_is_passed_over_by_sample(capsys, run, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
-    newest = sorted((copy / "checkpoints").iterdir())[-1]
+    oldest, *_, newest = sorted(path for path in (copy / "checkpoints").iterdir() if path.is_dir())
     os.truncate(newest / "ema.safetensors", 1000)
     assert typed(f"sample {copy} -n 1 --steps 1") == 0
     assert "older checkpoint is used" in " ".join(capsys.readouterr().out.split())
-    shutil.rmtree(sorted((copy / "checkpoints").iterdir())[0])
+    shutil.rmtree(oldest)
     assert "whole" in refused(capsys, "sample", copy, "-n", "1")
     (copy / "config.json").write_text("{not json")
     assert "config.json" in refused(capsys, "sample", copy)

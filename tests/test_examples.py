@@ -5,20 +5,64 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+from sfumato.run import Run
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
-ARGUMENTS = {"02_digits.py": ["128", "run"]}
+WALK = ["data", "noise", "loss", "samples", "halfway", "denoising", "question"]  # what every account's pictures are
+BETAS = ["noise-published", "noise-mended", "schedules"]  # instead of one strip of noise
+WALKS = {  # the account's script: where its pictures lie, and what they are
+    "05_fashion_mnist.py": ("runs/fashion-mnist-quick/out", [name for name in WALK if name != "noise"] + BETAS),
+    "06_cars.py": ("runs/cars-quick/out", WALK),
+    "07_aircraft.py": ("runs/aircraft-quick/out", [*WALK, "cut"]),
+    "08_cifar10.py": ("runs/cifar10-quick/out", WALK),
+    "09_oasis.py": ("runs/oasis-32/out", WALK),
+}
+ARGUMENTS = {"02_digits.py": ["128", "run"], "05_fashion_mnist.py": ["digits", "quick"], "06_cars.py": ["kinds", "quick"]}
+ARGUMENTS |= {"07_aircraft.py": ["fgvc", "quick"], "08_cifar10.py": ["kinds", "quick"], "09_oasis.py": ["slices", "quick"]}
 PICTURES = {"02_digits.py": ["run/grid.png", "run/strip.png"]}  # the others leave the one that they are told
+PICTURES |= {name: [f"{out}/{each}.png" for each in names] for name, (out, names) in WALKS.items()}
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py")))
 def test_example(name, tmp_path):
-    assert len((EXAMPLES / name).read_text().splitlines()) <= 60
+    assert len((EXAMPLES / name).read_text().splitlines()) < 60
+    for folder, size, line in (
+        ("fgvc", (64, 60), 20),
+        ("slices", (40, 40), 0),
+        ("kinds/car", (40, 40), 0),
+        ("kinds/ship", (40, 40), 9),
+    ):
+        _make(tmp_path / folder, size, line)
     arguments = ARGUMENTS.get(name, ["picture.png"])
     subprocess.run([sys.executable, EXAMPLES / name, *arguments], check=True, cwd=tmp_path, env=dict(os.environ))
     for picture in PICTURES.get(name, ["picture.png"]):
         with Image.open(tmp_path / picture) as image:
             assert min(image.size) > 20
             assert len(set(image.convert("L").resize((64, 64)).getdata())) > 5  # not one flat colour
+            assert name != "09_oasis.py" or image.mode == "L" or picture.endswith("loss.png")  # slices saved as RGB
+    if name in WALKS:
+        with Image.open(tmp_path / WALKS[name][0] / "denoising.gif") as moving:
+            assert moving.n_frames > 1
+    if name == "08_cifar10.py":
+        assert Run.of("runs/cifar10-one-class-quick").config().only_class == "ship"
+    if name == "07_aircraft.py":  # its second row of pictures has lost the white line at the bottom of each file
+        with Image.open(tmp_path / "runs/aircraft-quick/out/cut.png") as image:
+            levels = np.asarray(image.convert("L"))[:, -60:]
+        upper, lower = levels[: len(levels) // 2], levels[len(levels) // 2 :]
+        assert (upper == 255).mean() > 0.2
+        assert (lower == 255).mean() == 0
+
+
+def _make(folder: Path, size: tuple[int, int], line: int) -> None:
+    """Six dark gray gradients as RGB files of that height and width, the lowest `line` rows white."""
+    folder.mkdir(parents=True)
+    height, width = size
+    for i in range(6):
+        pixels = np.add.outer(np.arange(height), (i + 1) * np.arange(width) // 4).clip(0, 150)  # (H, W)
+        pixels = np.stack([pixels] * 3, axis=-1).astype(np.uint8)
+        pixels[height - line :] = 255
+        Image.fromarray(pixels).save(folder / f"{i}.png")

@@ -92,7 +92,7 @@ def test_the_staircase_is_the_cosine_at_the_beginning_of_each_epoch():
         rate = loop.learning_rate(config, start)
         assert rate == loop.learning_rate(config, min(start + train, config.images) - 1) == loop.learning_rate(smooth, start)
         assert rate == pytest.approx(1e-4 * (1 + math.cos(math.pi * epoch / 10)) / 2, abs=1e-7)  # 10 epochs, to a batch
-    assert loop.learning_rate(config, 9 * train) == pytest.approx(2.45e-6, rel=1e-2)  # 2.5e-6 in the account's last epoch
+    assert loop.learning_rate(config, 9 * train) == pytest.approx(2.5e-6, abs=1e-7)  # the account's last epoch
 
 
 def test_the_range_that_the_network_sees(tmp_path):

@@ -29,13 +29,22 @@ def pad_to_multiple(x: Tensor, multiple: int) -> tuple[Tensor, tuple[slice, slic
 
 
 class GroupNorm(nn.GroupNorm):
-    """Group normalisation with float32 statistics under autocast.
+    """Group normalisation of x (B, C, H, W) with float32 statistics under autocast; the layout stays as it is.
 
-    On a CPU the input is made contiguous first: torch's backward pass for channels_last inputs crashes there on some
-    processors (seen with torch 2.13 on an AVX-512 Xeon).
+    torch's backward pass for channels_last inputs has crashed on CPUs (torch 2.13, an AVX-512 Xeon): there several groups take
+    the way over contiguous memory, and one group is a layer normalisation of (H, W, C).
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        source = x.float() if x.device.type != "cpu" else x.float().contiguous()
         with torch.autocast(x.device.type, enabled=False):
-            return F.group_norm(source, self.num_groups, self.weight, self.bias, self.eps).to(x.dtype)
+            return self._normalised(x.float()).to(x.dtype)
+
+    def _normalised(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu":
+            return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+        last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+        if last and self.num_groups == 1:
+            rows = x.permute(0, 2, 3, 1)  # (B, H, W, C)
+            return (F.layer_norm(rows, rows.shape[1:], eps=self.eps) * self.weight + self.bias).permute(0, 3, 1, 2)
+        y = F.group_norm(x.contiguous(), self.num_groups, self.weight, self.bias, self.eps)
+        return y.contiguous(memory_format=torch.channels_last) if last else y
