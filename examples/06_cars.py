@@ -15,7 +15,7 @@ from sfumato.data.survey import examples
 typed = [] if "ipykernel" in sys.modules else sys.argv[1:]  # in a notebook the words there are not ours
 DATA, quick = (typed or ["stanford-cars"])[0], "quick" in typed[1:]
 run = sfumato.run.Run.of("runs/cars" + "-quick" * quick)
-small = dict(size=16, net="unet:width=8", images=4, batch=2, sampling_steps=2, held_out=0.0) if quick else {}
+small = dict(size=16, net="unet:width=8", images=4, batch=2, sampling_steps=2, held_out=0, precision="float32") if quick else {}
 settings = config.with_options(recipes.recipe("cars"), small)
 keep = lambda name, drawn: picture.save_png(run.out / f"{name}.png", drawn) or drawn  # which a notebook shows
 picture.make_room(run.out)

@@ -16,7 +16,7 @@ typed = [] if "ipykernel" in sys.modules else sys.argv[1:]  # in a notebook the 
 DATA, quick = (typed or ["fgvc-aircraft-2013b/data/images"])[0], "quick" in typed[1:]
 cars, run = (sfumato.run.Run.of(f"runs/{name}" + "-quick" * quick) for name in ("cars", "aircraft"))
 cut = 20 if "fgvc" in DATA.lower() else 0  # only there
-small = dict(size=16, net="unet:width=8", images=4, batch=2, sampling_steps=2, held_out=0.0) if quick else {}
+small = dict(size=16, net="unet:width=8", images=4, batch=2, sampling_steps=2, held_out=0, precision="float32") if quick else {}
 settings = config.with_options(recipes.recipe("aircraft"), small)
 keep = lambda name, drawn: picture.save_png(run.out / f"{name}.png", drawn) or drawn  # which a notebook shows
 picture.make_room(run.out)

@@ -15,7 +15,7 @@ from sfumato.data.survey import examples
 typed = [] if "ipykernel" in sys.modules else sys.argv[1:]  # in a notebook the words there are not ours
 DATA, quick = (typed or ["cifar10"])[0], "quick" in typed[1:]
 run, tuned = (sfumato.run.Run.of(f"runs/cifar10{end}" + "-quick" * quick) for end in ("", "-one-class"))
-small = dict(size=16, images=4, batch=2, sampling_steps=2, held_out=0.0) if quick else {}
+small = dict(size=16, images=4, batch=2, sampling_steps=2, held_out=0, precision="float32") if quick else {}
 net = dict(net="unet:width=8") if quick else {}  # apart, for the second training takes the network of the first
 settings = config.with_options(recipes.recipe("cifar10"), small | net)
 keep = lambda name, drawn: picture.save_png(run.out / f"{name}.png", drawn) or drawn  # which a notebook shows

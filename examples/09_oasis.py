@@ -15,7 +15,7 @@ from sfumato.data.survey import examples
 typed = [] if "ipykernel" in sys.modules else sys.argv[1:]  # in a notebook the words there are not ours
 DATA, quick = (typed or ["keras_png_slices"])[0], "quick" in typed[1:]
 sides = (16, 32) if quick else (64, 128)
-small = dict(images=4, batch=2, sampling_steps=2, held_out=0.0) if quick else {}
+small = dict(images=4, batch=2, sampling_steps=2, held_out=0, precision="float32") if quick else {}
 net = dict(net="unet:width=8") if quick else {}  # apart, for the second training takes the network of the first
 settings = config.with_options(recipes.recipe("oasis"), small | net | {"size": sides[1]})
 coarse, run = (sfumato.run.Run.of(f"runs/oasis-{side}") for side in sides)

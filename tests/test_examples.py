@@ -1,7 +1,6 @@
 """Every example runs as it stands and leaves its picture."""
 
-import os
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -28,17 +27,16 @@ PICTURES |= {name: [f"{out}/{each}.png" for each in names] for name, (out, names
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py")))
-def test_example(name, tmp_path):
+def test_example(name, tmp_path, monkeypatch):
     assert len((EXAMPLES / name).read_text().splitlines()) < 60
-    for folder, size, line in (
-        ("fgvc", (64, 60), 20),
-        ("slices", (40, 40), 0),
-        ("kinds/car", (40, 40), 0),
-        ("kinds/ship", (40, 40), 9),
-    ):
-        _make(tmp_path / folder, size, line)
+    _make(tmp_path / "fgvc", (64, 60), line=20)
+    _make(tmp_path / "slices", (40, 40))
+    _make(tmp_path / "kinds/car", (40, 40), tint=(1, 0, 0))
+    _make(tmp_path / "kinds/ship", (40, 40), tint=(0, 0, 1))
     arguments = ARGUMENTS.get(name, ["picture.png"])
-    subprocess.run([sys.executable, EXAMPLES / name, *arguments], check=True, cwd=tmp_path, env=dict(os.environ))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")  # in this process, for torch takes seconds to import
     for picture in PICTURES.get(name, ["picture.png"]):
         with Image.open(tmp_path / picture) as image:
             assert min(image.size) > 20
@@ -57,12 +55,12 @@ def test_example(name, tmp_path):
         assert (lower == 255).mean() == 0
 
 
-def _make(folder: Path, size: tuple[int, int], line: int) -> None:
-    """Six dark gray gradients as RGB files of that height and width, the lowest `line` rows white."""
+def _make(folder: Path, size: tuple[int, int], line: int = 0, tint: tuple[int, int, int] = (1, 1, 1)) -> None:
+    """Six dark gradients of that height, width and tint as RGB files, the lowest `line` rows white."""
     folder.mkdir(parents=True)
     height, width = size
     for i in range(6):
         pixels = np.add.outer(np.arange(height), (i + 1) * np.arange(width) // 4).clip(0, 150)  # (H, W)
-        pixels = np.stack([pixels] * 3, axis=-1).astype(np.uint8)
+        pixels = (pixels[..., None] * np.array(tint)).astype(np.uint8)  # (H, W, 3)
         pixels[height - line :] = 255
         Image.fromarray(pixels).save(folder / f"{i}.png")

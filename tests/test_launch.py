@@ -11,6 +11,7 @@ import os
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -404,27 +405,29 @@ def test_a_training_told_by_the_shell_goes_on_bit_for_bit(tmp_path, cluster, mon
     monkeypatch.setattr(sys, "executable", str(executable(tmp_path / "python", text)))
     assert typed(f"launch {words} --run stopped") == 0
     signals = {20: signal.SIGUSR1, 40: signal.SIGTERM}
+    heard, told = socket.socketpair()
+    heard.settimeout(60), told.setblocking(False)
 
     def tell(bar, event, call=train.Bar.__call__):
         """At the images where it is due, the job is sent its signal, and this process waits for the TERM that follows."""
         call(bar, event)
         if event.kind == "step" and event.state.images in signals:
-            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+            before = signal.set_wakeup_fd(told.fileno())  # of whichever thread the signal comes to
             job.send_signal(signals.pop(event.state.images))
-            assert signal.sigtimedwait([signal.SIGTERM], 60) is not None
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
-            signal.raise_signal(signal.SIGTERM)
+            assert heard.recv(1) == bytes([signal.SIGTERM])
+            signal.set_wakeup_fd(before)
 
     monkeypatch.setattr(train.Bar, "__call__", tell)
     codes = []
-    while not codes or requeued(cluster):
-        job = start("stopped/train.sbatch", restarts=len(codes))
-        typed_words = (tmp_path / "typed").read_text().split("\0")
-        assert typed_words[:2] == ["-m", "sfumato"]
-        codes.append(main(typed_words[2:]))
-        (tmp_path / "code").write_text(str(codes[-1]))
-        job.communicate()
-        assert job.returncode == codes[-1]
+    with heard, told:
+        while not codes or requeued(cluster):
+            job = start("stopped/train.sbatch", restarts=len(codes))
+            typed_words = (tmp_path / "typed").read_text().split("\0")
+            assert typed_words[:2] == ["-m", "sfumato"]
+            codes.append(main(typed_words[2:]))
+            (tmp_path / "code").write_text(str(codes[-1]))
+            job.communicate()
+            assert job.returncode == codes[-1]
     assert codes == [130, 130, 0]
     same_run("whole", "stopped", 60)
 
