@@ -238,6 +238,8 @@ def test_mistakes_about_settings(capsys, tmp_path):
     assert "cars" in refused(capsys, "train", "digits", "--recipe", "car")
     said = refused(capsys, "train", "digits", "--imges", "5")
     assert said == "There is no flag --imges. Did you mean --images? Type sfumato train --help for all flags."
+    assert refused(capsys, "sample", "--tage", "3").startswith("There is no flag --tage. Type")  # not about [RUN]
+    assert refused(capsys, "recipes", "--stepz").startswith("There is no flag --stepz.")
     assert "expected a whole number, as in 500 or 500k, found abc." in refused(capsys, "train", "digits", "--batch", "abc")
     assert "Missing value for argument '--lr'." in refused(capsys, "train", "digits", "--lr")
     assert "found an empty name" in refused(capsys, "train")

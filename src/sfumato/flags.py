@@ -157,7 +157,10 @@ def parse(default: T, arguments: list[str], command: str, description: str) -> T
     except SystemExit as end:
         if not end.code:  # --help
             raise
-        raise UserError(f"{_first_sentence(said.getvalue())} Type {command} --help for what can be typed.") from None
+        known = {each for flag in _flags(kind) for each in (flag, flag.replace("--", "--no-", 1))}
+        rest = [word for word in arguments if word.startswith("--") and word.partition("=")[0] not in known]
+        if not rest:
+            raise UserError(f"{_first_sentence(said.getvalue())} Type {command} --help for what can be typed.") from None
     if rest:
         raise UserError(f"{_unexpected(rest[0], kind)} Type {command} --help for all flags.")
     for name, value in read(kind, vars(found)).items():
@@ -168,12 +171,17 @@ def parse(default: T, arguments: list[str], command: str, description: str) -> T
 def _unexpected(word: str, kind: type) -> str:
     if not word.startswith("-"):
         return f"Nothing was expected where '{word}' stands: flags begin with --, and some take no value."
+    flag = word.partition("=")[0]
+    near = get_close_matches(flag, _flags(kind), n=1, cutoff=0.7)
+    return f"There is no flag {flag}." + (f" Did you mean {near[0]}?" if near else "")
+
+
+def _flags(kind: type) -> list[str]:
+    """The flags of a command, and of the Config that it takes, if any."""
     fields = [field.name for field in dataclasses.fields(kind)]
     for hint in get_type_hints(kind).values():
         fields += getattr(hint, "__struct_fields__", ())
-    flag, names = word.partition("=")[0], [f"--{name.replace('_', '-')}" for name in fields]
-    near = get_close_matches(flag, names, n=1, cutoff=0.5)
-    return f"There is no flag {flag}." + (f" Did you mean {near[0]}?" if near else "")
+    return [f"--{name.replace('_', '-')}" for name in (*fields, "help")]
 
 
 def _first_sentence(box: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import tyro
 from rich.console import Console
 from rich.progress import Progress
 
@@ -31,7 +32,7 @@ class Arguments(chosen.Choices):
     """Also write all that was found as one page, FILE.html."""
     sheet: Path | None = None
     """Also write the contact sheet, FILE.png."""
-    no_time: bool = False
+    no_time: tyro.conf.FlagCreatePairsOff[bool] = False
     """Do not measure how long training would take."""
 
 

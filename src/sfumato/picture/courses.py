@@ -57,7 +57,7 @@ def schedule_plot(
         verdict = "stops short of noise" if short else "reaches noise"
         ratio.plot(t, log_snr[i], **look, linewidth=2, label=f"{name}: {verdict}, SNR {snr} at t = 1")
         if short:
-            place = {"xytext": (-7, 11), "textcoords": "offset points", "ha": "right", "fontsize": 9}
+            place = {"xytext": (-9, -9), "textcoords": "offset points", "ha": "right", "va": "top", "fontsize": 9}
             ratio.annotate(f"stops at SNR {snr}", (1, ends[i]), color=look["color"], weight="bold", **place)
         crossing = np.interp([0.0, -lost], -log_snr[i], t, left=np.nan, right=np.nan)  # SNR falls with t
         ratio.plot(crossing, [0.0, lost], "o", color=look["color"], markersize=5, markeredgecolor="white", zorder=4)
