@@ -16,6 +16,7 @@ from sfumato.cli import main
 from sfumato.config import build_schedule, checked
 from sfumato.data.cut import Cut
 from sfumato.errors import UserError
+from sfumato.finetune import Parent
 from sfumato.model import build_net
 from sfumato.run import Run
 from sfumato.spec import Spec
@@ -54,6 +55,18 @@ def test_the_facts_of_the_accounts(name, faithful):
         assert nets.parameters(nets.build(net, config.channels)) == parameters
 
 
+def test_what_the_accounts_do_to_pictures():
+    """Mirrored but for brains, aircraft without their strip; published: nothing is cut off, and cifar10 stays in [0, 1]."""
+    for faithful in (False, True):
+        made = {name: recipes.recipe(name, faithful) for name in TABLE}
+        assert [name for name, config in made.items() if not config.flip] == ["oasis"]
+        assert {name: config.cut_bottom for name, config in made.items() if config.cut_bottom} == (
+            {} if faithful else {"aircraft": 20}
+        )
+        ranges = {name: config.range for name, config in made.items() if config.range}
+        assert ranges == ({"cifar10": (0.0, 1.0), "cifar10-ship": (0.0, 1.0)} if faithful else {})
+
+
 @pytest.mark.parametrize(("name", "alpha"), [("oasis", 0.048), ("aircraft", 0.219), ("cars", 0.219), ("fashion-mnist", 0.364)])
 def test_the_recipe_reaches_noise_where_the_account_stops_short(name, alpha):
     published, mended = (build_schedule(recipes.recipe(name, faithful)) for faithful in (True, False))
@@ -69,6 +82,7 @@ def test_kept_faults_are_those_that_are_really_kept():
     overridden = msgspec.structs.replace(recipes.recipe("cars", True), fit="crop", ema=5000)
     assert len(recipes.kept_faults("cars", overridden)) == 2
     assert recipes.kept_faults("cars", recipes.recipe("cars")) == []
+    assert not any("schedule" in each for each in recipes.kept_faults("cifar10", recipes.recipe("cifar10", True)))  # the same
 
 
 def test_a_recipe_that_nobody_published_has_no_faults(capsys):
@@ -166,6 +180,28 @@ def test_a_run_begins_from_the_averaged_weights_of_another(parent, tmp_path):
     assert frozen.facts.start == str(parent)
 
 
+def test_what_the_weights_were_made_for_stays(parent):
+    made_for = {"range": (0.0, 1.0), "predict": "flow", "c_noise": "log", "variance_weight": 0.5, "shift": 2.0}
+    made_for |= {"schedule": Spec("cosine"), "net": Spec("unet", width=8)}
+    own = {"warmup": 7, "ema": 9, "log_every": 11, "channels": 3, "time": 60.0}  # of that training alone
+    odd = Parent(Run(parent), msgspec.structs.replace(Run(parent).config(), **made_for, **own))
+    for recipe in (None, recipes.recipe("cars"), recipes.recipe("cifar10-ship", faithful=True)):
+        settings = odd.default(recipe)
+        assert {name: getattr(settings, name) for name in made_for} == made_for
+    assert odd.default(recipes.recipe("cars")).lr == recipes.recipe("cars").lr
+    assert [getattr(odd.default(None), name) for name in own] == [None] * len(own)
+
+
+def test_pictures_are_read_as_the_network_was_taught(parent):
+    config = Run(parent).config()
+    taught = {"low": [0.0], "high": [4095.0], "dtype": "uint16", "ends": [-1.0, 1.0]}
+    odd = Parent(Run(parent), msgspec.structs.replace(config, facts=msgspec.structs.replace(config.facts, codec=taught)))
+    for high, dtype, codec in ((65535.0, "uint16", taught), (1.0, "float32", taught | {"high": [1.0], "dtype": "float32"})):
+        found = msgspec.structs.replace(config.facts, codec=taught | {"high": [high], "dtype": dtype}, sigma_data=0.1)
+        facts = odd.facts_of(found, dtype)
+        assert (facts.codec, facts.sigma_data) == (codec, config.facts.sigma_data)
+
+
 def test_one_class_is_trained_on_and_the_split_stays(parent, tmp_path, capsys):
     command = f"train digits --from {parent} --only-class 3 --images 100 --batch 50 --run r"
     assert main(command.split()) == 0
@@ -216,14 +252,16 @@ def test_other_pictures_of_another_channel_count_are_refused_and_converted_when_
 
 def test_labels_are_told_as_the_network_knows_them(parent, tmp_path):
     """Class folders named 7 and 2 are labels 7 and 2 of the network, not 1 and 0."""
-    for name in "72":
+    for name, count in (("7", 80), ("2", 30)):
         (tmp_path / "f" / name).mkdir(parents=True)
-        for k in range(40):
+        for k in range(count):
             noise = np.random.default_rng(int(name) * 100 + k).integers(0, 256, (8, 8), dtype=np.uint8)
             Image.fromarray(noise).save(tmp_path / "f" / name / f"{k}.png")
     plan = trainer.prepare("f", sfumato.finetune.Parent.of(parent).default(None), parent=sfumato.finetune.Parent.of(parent))
     assert plan.facts.label_names == tuple("0123456789")
-    assert np.flatnonzero(plan.facts.label_counts).tolist() == [2, 7]
+    twos, sevens = plan.facts.label_counts[2], plan.facts.label_counts[7]
+    assert sum(plan.facts.label_counts) == twos + sevens
+    assert 0 < twos <= 30 < sevens
     (tmp_path / "f" / "7").rename(tmp_path / "f" / "seven")
     plan = trainer.prepare("f", sfumato.finetune.Parent.of(parent).default(None), parent=sfumato.finetune.Parent.of(parent))
     assert plan.train.labels is None
