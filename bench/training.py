@@ -127,8 +127,8 @@ class Ours:
         config = Config(
             net=Spec(account.net), schedule=Spec("linear", steps=account.T), predict="noise", weight=Spec("simple"),
             distance=Spec(account.distance), times=Spec("steps"), optimizer=Spec("adam"), rate="constant", warmup=0, clip=None,
-            size=account.shape[1:], channels=account.shape[0], fit="stretch", flip=True, held_out=0.0, batch=batch, images=200_000,
-            log_every=account.steps * batch, checkpoint_every=10**12,
+            size=account.shape[1:], channels=account.shape[0], fit="stretch", flip=True, held_out=0.0, batch=batch,
+            images=200_000, log_every=account.steps * batch, checkpoint_every=10**12,
         )  # fmt: skip
         plan = trainer.prepare(folder, config)
         torch.manual_seed(0)
