@@ -36,16 +36,15 @@ def around(records: list[dict], batch: int, step: int) -> float | None:
 
 
 name, *runs = sys.argv[1:]
+published = {step * EPOCH.get(name, 1): loss for step, loss in PUBLISHED[name].items()}
 columns = {}
 for path in runs:
     run = Run.existing(path)
     records = [record for record in run.records() if "loss" in record]
-    columns[path.rpartition("/")[2]] = [
-        around(records, run.config().batch, step * EPOCH.get(name, 1)) for step in PUBLISHED[name]
-    ]
+    columns[run.path.name] = {step: around(records, run.config().batch, step) for step in published}
 print("| step | published | " + " | ".join(columns) + " |\n|" + "---|" * (2 + len(columns)))
-for i, (step, loss) in enumerate(PUBLISHED[name].items()):
-    found = [column[i] for column in columns.values()]
+for step, loss in published.items():
+    found = [column[step] for column in columns.values()]
     if any(each is not None for each in found):
         words = ["" if each is None else f"{each:.3f} ({each / loss - 1:+.0%})" for each in found]
-        print(f"| {step * EPOCH.get(name, 1):,} | {loss:.3f} | " + " | ".join(words) + " |")
+        print(f"| {step:,} | {loss:.3f} | " + " | ".join(words) + " |")
