@@ -10,7 +10,6 @@ import rich
 
 import sfumato
 from sfumato import config, data, nets, picture, recipes, scenes
-from sfumato.data.survey import examples
 
 typed = [] if "ipykernel" in sys.modules else sys.argv[1:]  # in a notebook the words there are not ours
 DATA, quick = (typed or ["fashion-mnist"])[0], "quick" in typed[1:]
@@ -25,8 +24,7 @@ picture.make_room(run.out)
 # still be made out: for them T is too small. Mended, the same 200 steps reach noise.
 # %%
 images = data.gather(data.open_source(DATA), settings.size, settings.channels)
-chosen, classes = examples(images)
-keep("data", picture.contact_sheet(picture.to_uint8(images.take(chosen).transpose(0, 2, 3, 1)), classes))
+keep("data", scenes.contact(images))
 # %%
 betas = {"published": "linear:steps=200", "mended": "linear:steps=200,mended=true"}
 for name, beta in betas.items():

@@ -10,7 +10,6 @@ import rich
 
 import sfumato
 from sfumato import config, data, nets, picture, recipes, scenes
-from sfumato.data.survey import examples
 
 typed = [] if "ipykernel" in sys.modules else sys.argv[1:]  # in a notebook the words there are not ours
 DATA, quick = (typed or ["stanford-cars"])[0], "quick" in typed[1:]
@@ -25,8 +24,7 @@ picture.make_room(run.out)
 # step. Over thousands of pixels an SNR of 0.05 still tells a light picture from a dark one, so the recipe mends them.
 # %%
 images = data.gather(data.open_source(DATA), settings.size, settings.channels)
-chosen, classes = examples(images)
-keep("data", picture.contact_sheet(picture.to_uint8(images.take(chosen).transpose(0, 2, 3, 1)), classes))
+keep("data", scenes.contact(images))
 # %%
 keep("noise", scenes.forward(scenes.named_schedule("linear:steps=300"), scenes.image(DATA, settings, 3), "0,75,150,225,299"))
 

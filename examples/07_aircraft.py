@@ -10,7 +10,6 @@ import rich
 
 import sfumato
 from sfumato import config, data, nets, picture, recipes, scenes, trainer
-from sfumato.data.survey import examples
 
 typed = [] if "ipykernel" in sys.modules else sys.argv[1:]  # in a notebook the words there are not ours
 DATA, quick = (typed or ["fgvc-aircraft-2013b/data/images"])[0], "quick" in typed[1:]
@@ -30,8 +29,7 @@ read = {rows: data.gather(trainer.opened(DATA, each), each.size, each.channels) 
 lowest = lambda images: picture.to_uint8(images.take(range(4))[:, :, -images.shape[1] // 4 :].transpose(0, 2, 3, 1))
 keep("cut", picture.sheet({f"{rows} rows cut": lowest(images) for rows, images in read.items()}, scale=256 // settings.size[0]))
 # %%
-chosen, classes = examples(read[cut])
-keep("data", picture.contact_sheet(picture.to_uint8(read[cut].take(chosen).transpose(0, 2, 3, 1)), classes))
+keep("data", scenes.contact(read[cut]))
 
 # %% [markdown]
 # Mended betas reach noise in any number of steps; T only says how finely the way is cut, and 300 is fine enough. The shapes are

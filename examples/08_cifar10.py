@@ -6,11 +6,11 @@
 # %%
 import sys
 
+import numpy as np
 import rich
 
 import sfumato
 from sfumato import config, data, nets, picture, recipes, scenes
-from sfumato.data.survey import examples
 
 typed = [] if "ipykernel" in sys.modules else sys.argv[1:]  # in a notebook the words there are not ours
 DATA, quick = (typed or ["cifar10"])[0], "quick" in typed[1:]
@@ -26,8 +26,7 @@ picture.make_room(run.out)
 # the five accounts at which their betas reach noise: the SNR ends at 4e-5, and nothing need be mended.
 # %%
 images = data.gather(data.open_source(DATA), settings.size, settings.channels)
-chosen, classes = examples(images)
-keep("data", picture.contact_sheet(picture.to_uint8(images.take(chosen).transpose(0, 2, 3, 1)), classes))
+keep("data", scenes.contact(images))
 # %%
 keep("noise", scenes.forward(config.build_schedule(settings), scenes.image(DATA, settings, 3), "0,200,400,600,800,999"))
 
@@ -54,6 +53,6 @@ only = "ship" if "ship" in images.label_names else images.label_names[0]
 after = sfumato.train(DATA, tuned.path, recipe="cifar10-ship", start=run.path, only_class=only, **small)
 keep("loss", scenes.losses([run, tuned], by="step"))
 rows = {name: model.displayed(model.sample(8)) for name, model in {"before": before, "after": after}.items()}
-real = images.take([i for i, kind in zip(chosen, classes, strict=True) if kind == only]).transpose(0, 2, 3, 1)
+real = images.take(np.flatnonzero(images.labels == images.label_names.index(only))[:8]).transpose(0, 2, 3, 1)
 keep("question", picture.sheet(rows | {f"real: {only}": picture.to_uint8(real)}))
 print(f"Look at {run.out}")

@@ -10,7 +10,6 @@ import rich
 
 import sfumato
 from sfumato import config, data, nets, picture, recipes, scenes
-from sfumato.data.survey import examples
 
 typed = [] if "ipykernel" in sys.modules else sys.argv[1:]  # in a notebook the words there are not ours
 DATA, quick = (typed or ["keras_png_slices"])[0], "quick" in typed[1:]
@@ -27,8 +26,7 @@ picture.make_room(run.out)
 # brains were pink. Why T = 600: by the published betas a skull outlasts step 240, and the last step is nearly noise.
 # %%
 images = data.gather(data.open_source(DATA), settings.size, settings.channels)
-chosen, classes = examples(images)
-keep("data", picture.contact_sheet(picture.to_uint8(images.take(chosen).transpose(0, 2, 3, 1)), classes))
+keep("data", scenes.contact(images))
 # %%
 keep("noise", scenes.forward(scenes.named_schedule("linear:steps=600"), scenes.image(DATA, settings, 3), "0,120,240,360,599"))
 

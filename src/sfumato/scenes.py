@@ -14,7 +14,8 @@ from torch import Tensor
 
 from . import draws, picture, schedules, trainer
 from .config import Config, build_schedule, checked
-from .data import AffineCodec, gather
+from .data import AffineCodec, Images, gather
+from .data.survey import examples
 from .errors import UserError, unknown
 from .model import Model
 from .picture.axes import brief
@@ -24,6 +25,16 @@ from .spec import Spec, make
 
 Progress = Callable[[int, int], None]
 STAGES = 10
+
+
+# ---- the data --------------------------------------------------------------------------------------------------------
+
+
+def contact(images: Images) -> Image.Image:
+    """Some pictures of a set, their darkest stored value black and the lightest white; a row to each class."""
+    some, captions = examples(images)
+    x0 = AffineCodec.fit(images).encode(torch.from_numpy(images.take(some)))  # (N, C, H, W)
+    return picture.contact_sheet(picture.to_uint8(x0.permute(0, 2, 3, 1).numpy()), captions)
 
 
 # ---- the forward process ---------------------------------------------------------------------------------------------

@@ -7,14 +7,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 import tyro
 from rich.console import Console
 from rich.progress import Progress
 
-from .. import picture, trainer
+from .. import picture, scenes, trainer
 from ..data import AffineCodec
-from ..data.survey import examples, listed, survey
+from ..data.survey import listed, survey
 from ..disk import replace_text
 from ..errors import UserError
 from ..picture import page
@@ -56,9 +55,7 @@ def main(arguments: list[str]) -> int:
     facts = {"kind": plan.kind, **listed(images, found), "sigma_data": plan.facts.sigma_data}
     facts |= {"train": plan.facts.train, "held_out": plan.facts.held_out, "split": plan.reasons[len(images.notes) :]}
     facts["plan"] = told(estimate, plan.facts.train)
-    some, captions = examples(images)
-    x0 = codec.encode(torch.from_numpy(images.take(some))).numpy().transpose(0, 2, 3, 1)  # (N, H, W, C)
-    sheet = picture.contact_sheet(picture.to_uint8(x0), captions)
+    sheet = scenes.contact(images)
     if args.sheet is not None:
         picture.save_png(args.sheet, sheet)
     if args.html is not None:
