@@ -13,7 +13,9 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 import PIL
 import torch
@@ -24,35 +26,38 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from sfumato import data, nets, trainer
+from sfumato import data, nets, recipes, trainer
 from sfumato.config import Config, build_schedule
 from sfumato.model import build_net
-from sfumato.spec import Spec
 from sfumato.training import device, loop, watch
 from sfumato.training.stream import Stream
 
 
 @dataclass(frozen=True)
 class Account:
-    """One of the published accounts: what it trains on what, and how many steps of it take a second or two here."""
+    """What one of the recipes trains on, and how much of it takes a second or two here."""
 
-    net: str
-    shape: tuple[int, int, int]
-    batch: int  # on two slow cores
-    own_batch: int
-    T: int
-    distance: str
+    recipe: Config
+    batch: int
     steps: int
     pictures: str  # the file under ../shared/data
     stored: tuple[int, ...]  # of the noise that stands in for them
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.recipe.channels, *self.recipe.size)
+
+
+def account(name: str, batch: int, *measured: Any) -> Account:
+    return Account(recipes.recipe(name), batch, *measured)
+
 
 ACCOUNTS = {
-    "fashion-mnist": Account("convnext_unet", (1, 28, 28), 16, 16, 200, "huber", 8, "fashion-mnist-train.zip", (28, 28)),
-    "cars": Account("simple_unet", (3, 64, 64), 8, 128, 300, "l1", 2, "cars.zip", (96, 128, 3)),
-    "aircraft": Account("simple_unet", (3, 64, 64), 8, 150, 300, "l1", 2, "aircraft.zip", (96, 128, 3)),
-    "cifar10": Account("double_conv_unet", (3, 32, 32), 32, 512, 1000, "l2", 2, "cifar10.zip", (32, 32, 3)),
-    "oasis": Account("maxpool_unet", (1, 128, 128), 2, 64, 600, "l1", 2, "brain-mri.zip", (224, 224)),
+    "fashion-mnist": account("fashion-mnist", 16, 8, "fashion-mnist-train.zip", (28, 28)),
+    "cars": account("cars", 8, 2, "cars.zip", (96, 128, 3)),
+    "aircraft": account("aircraft", 8, 2, "aircraft.zip", (96, 128, 3)),
+    "cifar10": account("cifar10", 32, 2, "cifar10.zip", (32, 32, 3)),
+    "oasis": account("oasis", 2, 2, "brain-mri.zip", (224, 224)),
 }
 SIDE = 2048  # of the square matrices whose product tells what the machine can do
 LOSSES = {"huber": F.smooth_l1_loss, "l1": F.l1_loss, "l2": F.mse_loss}
@@ -97,16 +102,17 @@ class Plain:
     def __init__(self, account: Account):
         torch.manual_seed(0)
         self.account = account
-        self.net = nets.build(account.net, account.shape[0]).train()
+        self.net = nets.build(account.recipe.net.name, account.shape[0]).train()
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=1e-3)
-        kept = torch.cumprod(1 - torch.linspace(1e-4, 0.02, account.T), 0)
+        self.T = account.recipe.schedule.kw["steps"]
+        kept = torch.cumprod(1 - torch.linspace(1e-4, 0.02, self.T), 0)
         self.signal, self.noise = kept.sqrt(), (1 - kept).sqrt()
 
     def step(self, x0: Tensor) -> None:
-        t = torch.randint(0, self.account.T, (len(x0),))
+        t = torch.randint(0, self.T, (len(x0),))
         eps = torch.randn_like(x0)
         x_t = self.signal[t][:, None, None, None] * x0 + self.noise[t][:, None, None, None] * eps
-        loss = LOSSES[self.account.distance](self.net(x_t, t), eps)
+        loss = LOSSES[self.account.recipe.distance.name](self.net(x_t, t), eps)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -124,11 +130,9 @@ class Ours:
 
     def __init__(self, account: Account, folder: Path, root: Path, say: trainer.Say):
         batch = account.batch
-        config = Config(
-            net=Spec(account.net), schedule=Spec("linear", steps=account.T), predict="noise", weight=Spec("simple"),
-            distance=Spec(account.distance), times=Spec("steps"), optimizer=Spec("adam"), rate="constant", warmup=0, clip=None,
-            size=account.shape[1:], channels=account.shape[0], fit="stretch", flip=True, held_out=0.0, batch=batch,
-            images=200_000, log_every=account.steps * batch, checkpoint_every=10**12,
+        config = msgspec.structs.replace(
+            account.recipe, batch=batch, images=200_000, epochs=None, rate="constant", fit="stretch", cut_bottom=0, flip=True,
+            held_out=0.0, log_every=account.steps * batch, checkpoint_every=10**12,
         )  # fmt: skip
         plan = trainer.prepare(folder, config)
         torch.manual_seed(0)
@@ -140,7 +144,7 @@ class Ours:
         self.state = loop.start(self.config, net, schedule, plan.facts.sigma_data, self.placement)
         self.stream = Stream.of(self.config, plan.train, codec, self.placement, self.state.denoiser.conditions)
         self.root, self.images = root, account.steps * batch
-        say(f"{self.placement.precision}, {'channels_last' if self.placement.channels_last else 'contiguous'}")
+        say(str(self.placement))
 
     def __call__(self) -> None:
         target = self.state.images + self.images
@@ -154,8 +158,8 @@ def measure(name: str, account: Account, rounds: int, root: Path) -> None:
     folder = pictures(root / name, account.pictures, 1000, account.stored)
     kind = "real pictures" if (SHARED / account.pictures).exists() else "noise"
     shape = "x".join(map(str, account.shape))
-    print(f"\n{name}: {account.net}, {shape}, batch {batch}, {account.steps} steps in each of {rounds} turns, {kind}", end="; ")
-    ours = Ours(account, folder, root, lambda text: print(f"ours in {text}", flush=True))
+    print(f"\n{name}: {account.recipe.net}, {shape}, batch {batch}, {account.steps} steps in each of {rounds} turns", end=", ")
+    ours = Ours(account, folder, root, lambda text: print(f"{kind}; ours in {text}", flush=True))
     plain = Plain(account)
     alone, helped = (endless(folder, account, workers) for workers in (0, 2))
 
@@ -203,8 +207,8 @@ def main() -> None:
             if name == "aircraft" and not whole and "aircraft" not in args.names:
                 print("\naircraft: the network, size, loss and batch of cars; the same measurement")
                 continue
-            if whole and account.own_batch > account.batch:  # one step is long enough
-                account = replace(account, batch=account.own_batch, steps=1)
+            if whole and account.recipe.batch > account.batch:  # one step is long enough
+                account = replace(account, batch=account.recipe.batch, steps=1)
             measure(name, account, args.rounds, Path(root))
 
 

@@ -233,7 +233,7 @@ def test_the_choice_is_remembered_for_machine_and_network(tmp_path, monkeypatch)
     step = lambda net, placement: asked.append(placement)
     choose = lambda name: device.choose(step, torch.nn.Linear(1, 1), torch.device("cpu"), "auto", name)
     first = choose("a")
-    assert len({(p.precision, p.channels_last) for p in asked}) == 4
+    assert len({(p.precision, p.channels_last, p.by_layer) for p in asked}) == 8
     asked.clear()
     assert choose("a") == first
     assert asked == []

@@ -56,6 +56,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     label_counts: tuple[int, ...] | None = None
     precision: str = "float32"
     channels_last: bool = False
+    by_layer: bool = False  # convolutions choose their memory layout
     machine: str = ""
     start: str = ""  # the run whose weights training began from
 

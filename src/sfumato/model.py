@@ -348,8 +348,7 @@ def load(
         fill(built, saved.tensors[weights])
     except ValueError as error:
         raise UserError(f"The weights of {run.path} are not those of {config.net}: {error}.") from None
-    facts = config.facts
-    placement = Placement(device_named(device), facts.precision, facts.channels_last)
+    placement = Placement.of(device_named(device), config.facts)
     model = assemble(built, config, placement, run.path, saved.state["images"])
     model.notes = saved.notes
     return model

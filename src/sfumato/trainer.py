@@ -4,7 +4,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from .training.stream import Stream
 Say = Callable[[str], None]
 Progress = Callable[[int, int], None]
 MOST_STEPS = 50  # of the sampler for pictures drawn while training
+TRIED = 2**16  # pixels of a channel, at most, of the pictures that a CPU is measured with
 STEPS = 0.8  # of the time; a fifth is for the optimizer, the averages, the log, grids and checkpoints
 
 
@@ -216,21 +217,16 @@ def train(
         schedule = build_schedule(asked)
         say(f"{plan.config.net}: {nets.parameters(built):,} parameters.")
         if plan.config.accumulate > 1 and any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in built.modules()):
-            say(
-                "This network normalises over the batch; working through it in parts changes its statistics, and so the result."
-            )
+            say("This network normalises over the batch: working through it in parts changes its statistics, and the result.")
         placement = choose_placement(_trial(plan, built), built, place, asked.precision, _signature(plan))
-        say(f"{placement.precision}{', channels_last' if placement.channels_last else ''} on {machine(place)}.")
-        chosen = msgspec.structs.replace(
-            plan.facts, precision=placement.precision, channels_last=placement.channels_last, machine=machine(place)
-        )
+        say(f"{placement} on {machine(place)}.")
+        chosen = msgspec.structs.replace(plan.facts, machine=machine(place), **placement.kept())
         told = lambda config: msgspec.structs.replace(config, c_noise=config.c_noise or made_for(built, schedule))
         plan.config = told(msgspec.structs.replace(plan.config, facts=chosen))
         if run.started:
             plan.config = resumed(told(run.config()), plan.config, run, say)
-            placement = Placement(place, plan.facts.precision, plan.facts.channels_last)
-        at_once = -(-plan.config.batch // plan.config.accumulate)
-        trial = lambda: measured_speed(_trial(plan, built), built, placement, at_once, 3.0)
+            placement = Placement.of(place, plan.facts)
+        trial = lambda: measured_speed(_trial(plan, built), built, placement, _at_once(plan, place), 3.0)
         plan.config = budget(plan.config, trial)
         return _fit(plan, run, built, placement, watchers, say)
 
@@ -303,7 +299,7 @@ def resumed(old: Config, new: Config, run: Run, say: Say) -> Config:
         )
     facts = msgspec.structs.replace(new.facts, data=old.facts.data) if old.facts and new.facts else new.facts
     if old.facts and facts and facts.machine == old.facts.machine:
-        facts = msgspec.structs.replace(facts, channels_last=old.facts.channels_last)
+        facts = msgspec.structs.replace(facts, channels_last=old.facts.channels_last, by_layer=old.facts.by_layer)
     if new.precision == "auto" and old.facts and facts:
         facts = msgspec.structs.replace(facts, precision=old.facts.precision)
     elif old.facts and facts and facts.precision != old.facts.precision:
@@ -321,10 +317,10 @@ def _trial(plan: Plan, net: nn.Module) -> Callable[[nn.Module, Placement], None]
     """One forward and backward pass, as the loop does them, on real pictures; for measuring."""
     config, facts = plan.config, plan.facts
     schedule = build_schedule(config)
-    positions = torch.arange(-(-config.batch // config.accumulate))
     codec = AffineCodec(**facts.codec)
 
     def step(net: nn.Module, placement: Placement) -> None:
+        positions = torch.arange(_at_once(plan, placement.device))
         denoiser = Denoiser(net.train(), schedule, config.predict, config.c_noise, facts.sigma_data)
         x0, cond = Stream.of(config, plan.train, codec, placement, denoiser.conditions).batch(positions)
         t = torch.full((len(positions),), schedule.time(LOWEST / 6), dtype=torch.float64)
@@ -334,6 +330,12 @@ def _trial(plan: Plan, net: nn.Module) -> Callable[[nn.Module, Placement], None]
         net.zero_grad(set_to_none=True)
 
     return step
+
+
+def _at_once(plan: Plan, device: torch.device) -> int:
+    """How many pictures a measurement takes: those of a step, on a CPU fewer, for there a step may take minutes."""
+    count, (_, height, width) = -(-plan.config.batch // plan.config.accumulate), plan.facts.shape
+    return min(count, max(2, TRIED // (height * width))) if device.type == "cpu" else count
 
 
 def _signature(plan: Plan) -> str:
@@ -356,7 +358,7 @@ class Estimate:
 def estimate(plan: Plan, device: str | None = None, seconds: float = 3.0) -> Estimate:
     """What training by a plan would take on a device, from about so many seconds of training steps; 0 measures nothing.
 
-    A CPU is measured on parts of a batch, for its steps may take minutes, and in float32 unless the config says otherwise.
+    A CPU is measured in float32 unless the config says otherwise.
     Nothing of the plan is changed. Raises UserError as `train` does.
     """
     place, config = device_named(device), plan.config
@@ -366,14 +368,11 @@ def estimate(plan: Plan, device: str | None = None, seconds: float = 3.0) -> Est
     if not seconds:
         known = config if config.time else budget(config, lambda: 0.0)
         return Estimate(known, parameters, config.precision, machine(place), seconds=config.time)
-    count = -(-config.batch // config.accumulate)
     if place.type == "cpu":
         placement = Placement(place, "float32" if config.precision == "auto" else config.precision)
-        count = min(count, max(1, 2**15 // (plan.facts.shape[1] * plan.facts.shape[2])))
     else:
         placement = choose_placement(_trial(plan, net), net, place, config.precision, _signature(plan))
-    part = replace(plan, config=msgspec.structs.replace(config, batch=count, accumulate=1))
-    speed = measured_speed(_trial(part, net), net, placement, count, seconds)
+    speed = measured_speed(_trial(plan, net), net, placement, _at_once(plan, place), seconds)
     config = budget(config, lambda: speed)
     needed = (config.images or 0) / (STEPS * speed)
     return Estimate(config, parameters, placement.precision, machine(place), speed, needed)

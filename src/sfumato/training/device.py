@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import hashlib
+import itertools
 import json
 import math
 import platform
@@ -11,12 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..config import Facts
 from ..disk import cache_folder, replace_text
 from ..errors import UserError
+from .by_layer import by_layer
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,19 @@ class Placement:
     device: torch.device
     precision: str = "float32"  # or bfloat16, by autocast
     channels_last: bool = False
+    by_layer: bool = False  # convolutions choose the layout of their maps, whatever that of their weights
+
+    @classmethod
+    def of(cls, device: torch.device, facts: Facts) -> "Placement":
+        """The one that was chosen when a run began, as far as it is for this device."""
+        return cls(device, facts.precision, facts.channels_last, facts.by_layer and device.type == "cpu")
+
+    def kept(self) -> dict[str, Any]:
+        """What is kept of it for another time."""
+        return {"precision": self.precision, "channels_last": self.channels_last, "by_layer": self.by_layer}
+
+    def __str__(self) -> str:
+        return self.precision + ", channels_last" * self.channels_last + ", layout by layer" * self.by_layer
 
     @property
     def layout(self) -> torch.memory_format:
@@ -33,6 +50,8 @@ class Placement:
 
     def net(self, net: nn.Module) -> nn.Module:
         """Move a network here, in place."""
+        if self.by_layer:
+            by_layer(net)
         return net.to(self.device).to(memory_format=self.layout)  # type: ignore[call-overload]  # torch's stub lacks it
 
     def images(self, x: Tensor) -> Tensor:
@@ -92,13 +111,14 @@ def choose(
     name     what tells this network and batch from others
     """
     precisions = ["float32", "bfloat16"] if asked == "auto" else [asked]
-    candidates = [Placement(device, p, layout) for p in precisions for layout in (False, True)]
+    chooses = (False, True) if device.type == "cpu" else (False,)
+    candidates = [Placement(device, *each) for each in itertools.product(precisions, (False, True), chooses)]
     file = cache_folder() / "placements.json"
-    key = hashlib.blake2b(f"{machine(device)}|{name}|{asked}".encode(), digest_size=12).hexdigest()
+    key = hashlib.blake2b(f"{machine(device)}|{name}|{[*map(str, candidates)]}".encode(), digest_size=12).hexdigest()
     known = _read(file)
     if key not in known:
-        best = candidates[fastest([partial(_seconds, step, p.net(copy.deepcopy(net)), p) for p in candidates])]
-        known = _read(file) | {key: {"precision": best.precision, "channels_last": best.channels_last}}
+        best = candidates[fastest([partial(_seconds, step, net, p) for p in candidates])]
+        known = _read(file) | {key: best.kept()}
         with contextlib.suppress(OSError):  # a cache that cannot be written costs a measurement next time, no more
             file.parent.mkdir(parents=True, exist_ok=True)
             replace_text(file, json.dumps(known, indent=1))
@@ -138,6 +158,7 @@ def fastest(measures: list[Callable[[], float]], rounds: int = 5, lead: float = 
 
 
 def _seconds(step: Callable[[nn.Module, Placement], None], net: nn.Module, placement: Placement) -> float:
+    net = placement.net(copy.deepcopy(net))  # here, so that one copy at a time takes memory
     _wait(placement.device)
     start = time.perf_counter()
     step(net, placement)

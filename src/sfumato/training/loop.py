@@ -101,7 +101,10 @@ def train(
                 loss = loss_of(config, state.denoiser, x0, t, eps, cond)
             (loss.sum() / config.batch).backward()
             tally(state, loss.detach(), t)
-        state.grad_norm = nn.utils.clip_grad_norm_(state.net.parameters(), config.clip or math.inf, foreach=True)
+        gradients = [p.grad for p in state.net.parameters() if p.grad is not None]
+        state.grad_norm = nn.utils.get_total_norm(gradients, foreach=True)
+        if config.clip:
+            nn.utils.clip_grads_with_norm_(state.net.parameters(), config.clip, state.grad_norm, foreach=True)
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
         state.images += config.batch
