@@ -154,6 +154,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """How many of the newest checkpoints are kept, besides the best."""
     keep_older: MaybeCount = None
     """Also keep a checkpoint that is older than the newest by so many images, at least, and by twice as many at most."""
+    best: str = "loss"
+    """What the best checkpoint is chosen by: the held-out loss, or kernel, the distance of samples to held-out pictures."""
+    stop_when: str | None = None
+    """plateau: end when the held-out loss has fallen by less than half a percent over a third of the images seen."""
     strip_every: MaybeCount = None
     """Images between strips of one sample coming out of noise."""
     log_every: MaybeCount = None
@@ -171,7 +175,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 # Fields that may change when a run is resumed; all others decide the trajectory or the model.
 BUDGET = ("images", "epochs", "steps", "time")
 FREE = (
-    *(*BUDGET, "checkpoint_every", "keep", "keep_older", "strip_every", "log_every"),
+    *(*BUDGET, "checkpoint_every", "keep", "keep_older", "best", "stop_when", "strip_every", "log_every"),
     *("precision", "solver", "sampling_steps", "facts", "schema"),
 )
 
@@ -179,6 +183,8 @@ _TABLES: dict[str, tuple[str, Iterable[str]]] = {
     "predict": ("parameterization", ROWS),
     "c_noise": ("c_noise", C_NOISE),
     "precision": ("precision", ("auto", "float32", "bfloat16")),
+    "best": ("measure of the best checkpoint called", ("loss", "kernel")),
+    "stop_when": ("reason to stop called", ("plateau",)),
     "rate": ("rate", ("cosine", "staircase", "constant")),
     "fit": ("fit", ("crop", "pad", "stretch")),
 }

@@ -1,9 +1,6 @@
 """From pictures and a Config to a trained run: what `sfumato train` and `sfumato.train` share."""
 
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +26,7 @@ from .training.device import Placement, device_named, machine
 from .training.device import choose as choose_placement
 from .training.device import speed as measured_speed
 from .training.ema import fill
+from .training.stop import Plateau, stopping
 from .training.stream import Stream
 
 Say = Callable[[str], None]
@@ -270,8 +268,13 @@ def _fit(plan: Plan, run: Run, net: nn.Module, placement: Placement, watchers: S
     if config.strip_every:
         drawn = lambda weights: assemble(weights, config, placement).strip(steps=min(config.sampling_steps, MOST_STEPS))
         everyone += (watch.Strips(drawn, run.strip, config.strip_every),)
+    plateau = Plateau(run.records)
+    if config.stop_when == "plateau":
+        everyone += (plateau,)
     with stopping() as stop:
-        loop.train(config, stream, plan.held_out, state, run.checkpoints, everyone, stop.is_set)
+        loop.train(config, stream, plan.held_out, state, run.checkpoints, everyone, lambda: stop.is_set() or plateau.reached)
+    if plateau.reached:
+        say("The held-out loss no longer falls, so training ends here, as was asked. To go on, leave --stop-when out.")
     return assemble(state.ema.net, config, placement, run.path, state.images)
 
 
@@ -376,24 +379,3 @@ def estimate(plan: Plan, device: str | None = None, seconds: float = 3.0) -> Est
     config = budget(config, lambda: speed)
     needed = (config.images or 0) / (STEPS * speed)
     return Estimate(config, parameters, placement.precision, machine(place), speed, needed)
-
-
-@contextmanager
-def stopping() -> Iterator[threading.Event]:
-    """An event that is set by the first Ctrl-C or SIGTERM; the second Ctrl-C interrupts at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # only the main thread may catch signals
-        yield stop
-        return
-
-    def ask(number: int, frame: Any) -> None:
-        if stop.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -15,6 +15,7 @@ from ..config import Config, builtins
 from ..finetune import Parent
 from ..model import Model, build_net
 from ..run import Run
+from ..training.stop import flat
 from ..training.watch import Bar
 from .chosen import Choices, label, read
 
@@ -46,8 +47,13 @@ def main(arguments: list[str]) -> int:
         Console(highlight=False).print(nets.table(rows, whole=args.trace_layers))
         return 0
     model = run_training(args.data, args.run, args.recipe, args.faithful, parent, None, args.device, False, args.config)
-    stopped = model.images < (model.config.images or 0)
-    return 128 + signal.SIGINT if stopped else 0
+    return 0 if ended(model) else 128 + signal.SIGINT
+
+
+def ended(model: Model) -> bool:
+    """Whether a run is at its end: it has seen its budget, or its loss no longer falls and that was to end it."""
+    settled = model.config.stop_when is not None and model.path is not None and flat(Run(model.path).records())
+    return settled or model.images >= (model.config.images or 0)
 
 
 def run_training(
@@ -68,7 +74,7 @@ def run_training(
     folder = None if run is None else Run.of(run)
     with Bar(console) as bar:
         model = trainer.train(data, config, folder, net, [bar], bar.say, device, name, bar.reading, parent, said)
-    if model.images < (model.config.images or 0):
+    if not ended(model):
         console.print(f"Stopped and saved after {model.images:,} images. Type the same command again to go on.")
     console.print(f"{model.path}: {model.images:,} images seen. Draw from it: sfumato sample {model.path}", markup=False)
     return model

@@ -118,16 +118,16 @@ def at(folder: Path, images: int | str, names: tuple[str, ...] | None = None) ->
 
 
 def best(folder: Path) -> int | None:
-    """After how many images the checkpoint with the lowest held-out loss was written, None if that is not known."""
+    """After how many images the best checkpoint was written, see `compare`; None if that is not known."""
     found = _best(folder).get("images")
     return found if isinstance(found, int) and (folder / f"{found:09d}").is_dir() else None
 
 
-def compare(folder: Path, images: int, held_out: float | None) -> None:
-    """Name the checkpoint after so many images the best, in best.json, unless the one that is has a lower held-out loss."""
-    before = _best(folder).get("held_out_loss")
-    if held_out is not None and (best(folder) is None or not isinstance(before, float) or held_out < before):
-        replace_text(folder / "best.json", json.dumps({"images": images, "held_out_loss": held_out}))
+def compare(folder: Path, images: int, value: float | None, by: str = "held_out_loss") -> None:
+    """Name the checkpoint after so many images the best, in best.json, unless the one that is has less by this measure."""
+    before = _best(folder).get(by)
+    if value is not None and (best(folder) is None or not isinstance(before, float) or value < before):
+        replace_text(folder / "best.json", json.dumps({"images": images, by: value}))
 
 
 def _best(folder: Path) -> dict[str, Any]:

@@ -80,7 +80,8 @@ def train(
 ) -> State:
     """Train until `config.images` have been seen or `stop()` says so, saving checkpoints in `folder`."""
     budget, seed, placement = config.images or 0, config.seed, stream.placement
-    keep = lambda: save(folder, config, state, held_out_loss(config, state, held_out, stream))
+    score = lambda: held_out_loss(config, state, held_out, stream) if config.best == "loss" else None
+    keep = lambda: save(folder, config, state, score())
     tell = lambda kind, record=None: [watcher(Event(kind, state, budget, record)) for watcher in watch]
     log_every, clock = config.log_every or max(config.batch, budget // 200), _Clock(state.images)
     tell("start")
@@ -206,7 +207,7 @@ def start(config: Config, net: nn.Module, schedule: Schedule, sigma_data: float,
 def save(folder: Path, config: Config, state: State, held_out: float | None = None) -> None:
     """Write a checkpoint and remove those that are no longer kept; raises UserError rather than save what is not finite.
 
-    held_out    its held-out loss, by which one is the best
+    held_out    its held-out loss, if that decides which one is the best
     """
     refuse_nonfinite(state, config)
     names: dict[Any, str] = {p: name for name, p in state.net.named_parameters()}

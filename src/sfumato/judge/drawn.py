@@ -1,0 +1,112 @@
+"""Many samples, drawn in parts that are kept as they come: whoever gives the same command again, or beside, shares the work.
+
+A part is a file, and a lock says who draws it. So processes need not know of each other: started by torchrun, by Slurm, or by
+hand, on one machine or on several that share the run folder; one that dies leaves its part to the others, and what was there
+before an interruption is there after it.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+
+from ..disk import whole_file
+from ..model import Model
+
+PART = 250  # samples in a file
+KEPT = 1000  # samples whose pictures are kept, besides their features
+LOOK = 2.0  # seconds between looks for parts that others draw
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Drawn:
+    """Samples 0 .. N - 1 of a seed as features see them; the first of them as pictures too."""
+
+    features: np.ndarray  # (N, D)
+    labels: np.ndarray | None  # (N,) that the network was told
+    pictures: np.ndarray  # (at most 1,000, H, W, C)
+    sums: np.ndarray  # (3, C): how many stored values each channel has, their sum, and the sum of their squares
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Of each channel, (C,), in the data's own units."""
+        return self.sums[1] / self.sums[0]
+
+    @property
+    def deviation(self) -> np.ndarray:
+        return np.sqrt(np.maximum(self.sums[2] / self.sums[0] - self.mean**2, 0))
+
+
+def drawn(
+    model: Model,
+    extract: Callable[[np.ndarray], np.ndarray],
+    features: str,
+    n: int,
+    seed: int,
+    folder: Path,
+    progress: Progress = lambda done, total: None,
+    **options: Any,
+) -> Drawn:
+    """Samples 0 .. n - 1 of a seed through `extract`, (B, H, W, C) -> (B, D), which goes by the name `features`.
+
+    What is there in `folder`, from an interrupted call or a smaller n, is not drawn again; options as in `Model.sample`.
+    """
+    told = [model.images, seed, features, sorted((name, str(value)) for name, value in options.items())]
+    place = folder / hashlib.blake2b(repr(told).encode(), digest_size=6).hexdigest()
+    place.mkdir(parents=True, exist_ok=True)
+    firsts = range(0, n, PART)
+    missing = list(firsts)
+    while missing:
+        for first in list(missing):
+            path = place / f"{first:07d}.npz"
+            if not path.exists():
+                try:
+                    with FileLock(path.with_suffix(".lock"), timeout=0):
+                        if not path.exists():
+                            _write(path, _part(model, extract, first, seed, options))
+                except Timeout:  # someone else draws it
+                    continue
+            missing.remove(first)
+            progress(min(n, (len(firsts) - len(missing)) * PART), n)
+        if missing:
+            time.sleep(LOOK)
+    parts = [_read(place / f"{first:07d}.npz") for first in firsts]
+    whole = lambda name: np.concatenate([part[name] for part in parts if name in part])
+    return Drawn(
+        whole("features")[:n], whole("labels")[:n] if "labels" in parts[0] else None, whole("pictures")[:n],
+        np.sum([part["sums"] for part in parts], 0),
+    )  # fmt: skip
+
+
+def _part(
+    model: Model, extract: Callable[[np.ndarray], np.ndarray], first: int, seed: int, options: dict[str, Any]
+) -> dict[str, np.ndarray]:
+    """Samples number first .. first + PART - 1, as they are kept."""
+    pictures = model.sample(PART, seed, first=first, **options)  # (B, H, W, C)
+    values = pictures.astype(np.float64)
+    part = {"features": extract(pictures)}
+    part["sums"] = np.stack([np.full(values.shape[3], values[..., 0].size), values.sum((0, 1, 2)), (values**2).sum((0, 1, 2))])
+    labels = model.label_numbers(options.get("label"), torch.arange(first, first + PART), seed)
+    if labels is not None:
+        part["labels"] = labels.numpy()
+    if first < KEPT:
+        part["pictures"] = pictures
+    return part
+
+
+def _write(path: Path, part: dict[str, np.ndarray]) -> None:
+    with whole_file(path) as file:
+        np.savez(file, **part)  # type: ignore[arg-type]  # numpy's stub takes the first for allow_pickle
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)

@@ -1,0 +1,169 @@
+"""How good is a model? Its samples beside real pictures, whether it repeats them, how it denoises, how likely it finds them.
+
+Each number stands with its counts and an interval where there is one, and real pictures that were held out are measured like
+samples: nobody can ask for a smaller distance than theirs.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+from PIL import Image
+from torch import nn
+
+from .. import picture, trainer
+from ..errors import UserError
+from ..model import Model, load
+from ..trainer import Plan
+from . import bands, likelihood
+from .drawn import KEPT, Drawn, drawn
+from .features import Features, chosen, extract, features, reference
+from .memory import Copies, closest, copies, copying, pictures
+from .metrics import kernel
+from .metrics.estimate import Estimate
+from .metrics.measures import measure
+from .opened import opened
+
+REFERENCE = 10_000  # real pictures that samples are compared with, at most
+LOOKED = 50_000  # training pictures that are looked through for copies by their features, at most
+CLASSES = 100  # distances of single classes that are measured, at most
+DENOISED = 256  # held-out pictures that are denoised
+
+Progress = Callable[[int, int], None]
+Stage = Callable[[str], Progress]
+quietly: Stage = lambda what: lambda done, total: None
+
+
+@dataclass
+class Evaluation:
+    """What was measured, group by group, and what was noticed."""
+
+    groups: dict[str, list[Estimate]] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)
+    closest: Image.Image | None = None
+
+    def records(self) -> list[dict[str, Any]]:
+        """All numbers as JSON has them."""
+        return [{"group": group, **dataclasses.asdict(each)} for group, rows in self.groups.items() for each in rows]
+
+
+def evaluate(
+    model: Model,
+    data: str | None = None,
+    n: int = 10_000,
+    named: str | nn.Module = "own",
+    seed: int = 0,
+    likelihoods: int = 0,
+    device: str | None = None,
+    stage: Stage = quietly,
+    **options: Any,
+) -> Evaluation:
+    """Measure a model whose run is in a folder.
+
+    data         real pictures to compare with; those that it was trained on unless said
+    n            samples to be drawn; they are kept in the run folder and not drawn again, see `drawn`
+    named        features: "own", "inception:FILE", "dinov2:FILE" or a module, see `features`
+    likelihoods  held-out pictures whose likelihood is measured
+    options      as in `Model.sample`: solver, steps, guidance
+    Raises UserError if the pictures are not to be had.
+    """
+    if n < 2 or model.path is None:
+        raise UserError(f"At least 2 samples of a run in a folder can be judged; found {n}.")
+    own = opened(model, stage("reading")) if model.facts.train or data is None else None
+    plan = own if data is None else _other(model, data, stage("reading"))
+    assert plan is not None
+    seen = features(named, own or plan, device, stage("training features"))
+    there = reference(seen, plan, n=LOOKED, device=device, progress=stage("real pictures"))[: max(REFERENCE, n)]
+    made = drawn(
+        model, lambda part: extract(seen, part, model.codec, device), seen.name, n, seed, model.path / "evaluation",
+        stage("drawing"), **options,
+    )  # fmt: skip
+    found = Evaluation(said=[seen.about])
+    stage("comparing")(0, 1)
+    found.groups["distances"] = measure(made.features, there)
+    if own is plan and len(plan.held_out) >= 4:
+        real = reference(seen, plan, held_out=True, n=REFERENCE, device=device, progress=stage("held-out pictures"))
+        held = [each for each in measure(real, there) if each.name in ("kernel", "frechet", "frechet_limit")]
+        found.groups["distances of held-out pictures"] = held
+    found.groups |= {"classes": _classes(made, there, plan), "channels": _channels(model, made, plan)}
+    if own is not None and len(own.held_out) and not model.config.crop:
+        _memory(found, model, made, own, seen, device, stage)
+    if own is not None and len(own.held_out):
+        _held_out(found, model, own, likelihoods, device, stage)
+    return found
+
+
+def _other(model: Model, data: str, progress: Progress) -> Plan:
+    """Pictures from elsewhere, all of them, as the model's own are read."""
+    config = msgspec.structs.replace(
+        model.config, facts=None, held_out=0.0, size=model.facts.shape[1:], channels=model.facts.shape[0]
+    )
+    return trainer.prepare(data, config, model.denoiser.net, progress)  # type: ignore[arg-type]
+
+
+def _classes(made: Drawn, there: np.ndarray, plan: Plan) -> list[Estimate]:
+    """The kernel distance of the samples of each class to the real pictures of that class."""
+    names, labels = plan.facts.label_names, plan.train.labels
+    if made.labels is None or names is None or labels is None:
+        return []
+    real = np.asarray(labels)[chosen(plan.train, len(there)).numpy()]
+    rows = [kernel.distance(made.features[made.labels == k], there[real == k]) for k in range(min(len(names), CLASSES))]
+    return [dataclasses.replace(row, name=name) for row, name in zip(rows, names, strict=False)]
+
+
+def _channels(model: Model, made: Drawn, plan: Plan) -> list[Estimate]:
+    """Mean and deviation of the stored values of each channel, with those of the data."""
+    real = plan.train.take(np.sort(chosen(plan.train, 2000).numpy())).astype(np.float64)  # (M, C, H, W)
+    rows = []
+    for what, ours, theirs in (("mean", made.mean, real.mean((0, 2, 3))), ("deviation", made.deviation, real.std((0, 2, 3)))):
+        for c, (mine, its) in enumerate(zip(ours, theirs, strict=True)):
+            name = f"{what} of channel {c + 1}" if len(ours) > 1 else what
+            rows.append(Estimate(name, float(mine), None, None, len(made.features), len(real), note=f"{its:.4g} in the data"))
+    return rows
+
+
+def _memory(found: Evaluation, model: Model, made: Drawn, own: Plan, seen: Features, device: str | None, stage: Stage) -> None:
+    """Whether samples lie nearer to training pictures than new pictures do, by pixels and by features; the closest pairs."""
+    stage("looking for copies")(0, 1)
+    train, held = pictures(own)
+    near = {
+        "by pixels": copies(made.pictures, train, held),
+        "by features": copies(
+            made.features[:KEPT],
+            reference(seen, own, n=LOOKED, device=device),
+            reference(seen, own, held_out=True, device=device),
+        ),
+    }
+    found.groups["nearer to training pictures than 95 % of held-out ones are"] = [
+        _share(how, each) for how, each in near.items()
+    ]
+    found.said += [f"Nearest training pictures {how}: {each.sentence()}" for how, each in near.items()]
+    if any(map(copying, near.values())):
+        found.said.append(
+            "Warning: this model repeats training pictures. More pictures, mirrors (--flip), or stopping earlier help."
+        )
+    order = chosen(own.train, LOOKED).numpy()
+    found.closest = closest(model, made.pictures, train, near["by pixels"], near["by features"], order)
+
+
+def _share(name: str, each: Copies) -> Estimate:
+    total, counts = len(each.distances), (len(each.distances), len(each.held_out_distances))
+    share = each.count / total
+    note = f"{each.expected / total:.0%} of new pictures are"
+    return dataclasses.replace(Estimate.share(name, share, share * (1 - share) / total, total, counts), note=note)
+
+
+def _held_out(found: Evaluation, model: Model, own: Plan, likelihoods: int, device: str | None, stage: Stage) -> None:
+    """The held-out loss in each band of noise, and the likelihood."""
+    models = {"averaged": model, "raw": load(model.path, device=device, weights="model")}
+    result = bands.measure(models, own.train, own.held_out, DENOISED, progress=stage("denoising"))
+    found.groups["denoising"] = bands.estimates(result)
+    if likelihoods:
+        found.groups["likelihood"] = likelihood.estimates(model, own.held_out, likelihoods, progress=stage("likelihood"))
+
+
+def write(run: Run, found: Evaluation) -> list[Path]:
+    """Keep what was found in the run folder, where the report looks for it; the files."""
