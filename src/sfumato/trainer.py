@@ -33,6 +33,7 @@ from .training.stream import Stream
 
 Say = Callable[[str], None]
 Progress = Callable[[int, int], None]
+Watchers = Callable[[Run], Sequence[loop.Watcher]]  # those who watch a run, once it is known which
 MOST_STEPS = 50  # of the sampler for pictures drawn while training
 TRIED = 2**16  # pixels of a channel, at most, of the pictures that a CPU is measured with
 STEPS = 0.8  # of the time; a fifth is for the optimizer, the averages, the log, grids and checkpoints
@@ -180,7 +181,7 @@ def train(
     config: Config,
     run: Run | None,
     net: nn.Module | None = None,
-    watchers: Sequence[loop.Watcher] = (),
+    watchers: Watchers = lambda run: (),
     say: Say = lambda text: None,
     device: str | None = None,
     recipe: str = "default",
@@ -231,7 +232,7 @@ def train(
         return _fit(plan, run, built, placement, watchers, say)
 
 
-def _fit(plan: Plan, run: Run, net: nn.Module, placement: Placement, watchers: Sequence[loop.Watcher], say: Say) -> Model:
+def _fit(plan: Plan, run: Run, net: nn.Module, placement: Placement, watchers: Watchers, say: Say) -> Model:
     config = plan.config
     schedule = build_schedule(config)
     if schedule.terminal_snr > 1e-3:
@@ -264,22 +265,23 @@ def _fit(plan: Plan, run: Run, net: nn.Module, placement: Placement, watchers: S
     run.rewind_log(state.images)
     codec = AffineCodec(**plan.facts.codec)
     stream = Stream.of(config, plan.train, codec, placement, state.denoiser.conditions)
-    shown = lambda weights: _shown(assemble(weights, config, placement))
-    pictures = watch.Pictures(shown, run.grid, run.records, run.loss_curve)
-    everyone: tuple[loop.Watcher, ...] = (watch.Log(run.log), *watchers, pictures)
+    drawn = lambda weights: shown(assemble(weights, config, placement))
+    pictures = watch.Pictures(drawn, run.grid, run.records, run.loss_curve)
+    everyone: list[loop.Watcher] = [watch.Log(run.log), pictures]
     if config.strip_every:
-        drawn = lambda weights: assemble(weights, config, placement).strip(steps=min(config.sampling_steps, MOST_STEPS))
-        everyone += (watch.Strips(drawn, run.strip, config.strip_every),)
+        strip = lambda weights: assemble(weights, config, placement).strip(steps=min(config.sampling_steps, MOST_STEPS))
+        everyone.append(watch.Strips(strip, run.strip, config.strip_every))
+    everyone += watchers(run)  # who may look at what the others have drawn
     with stopping() as stop:
         loop.train(config, stream, plan.held_out, state, run.checkpoints, everyone, stop.is_set)
     return assemble(state.ema.net, config, placement, run.path, state.images)
 
 
-def _shown(model: Model, count: int = 16) -> np.ndarray:
-    """The pictures of a training grid: 16 samples of seed 0, labels in turn, in not too many steps."""
+def shown(model: Model, count: int = 16, seed: int = 0, progress: Progress | None = None) -> np.ndarray:
+    """Samples to be looked at, (count, H, W, C) uint8: of one seed, labels in turn, in not too many steps."""
     labels = [i % len(model.labels) for i in range(count)] if model.labels else None
     steps = min(model.config.sampling_steps, MOST_STEPS)
-    return model.displayed(model.sample(count, seed=0, steps=steps, label=labels))
+    return model.displayed(model.sample(count, seed, steps, label=labels, progress=progress))
 
 
 def resumed(old: Config, new: Config, run: Run, say: Say) -> Config:
