@@ -215,9 +215,10 @@ def _text(value: Any) -> str:
 def _findings(found: Sequence[Mapping[str, Any]]) -> str:
     if not found:
         return ""
-    lines = {verdict: [] for verdict in VERDICTS}  # type: dict[str, list[str]]
+    lines: dict[str, list[str]] = {verdict: [] for verdict in VERDICTS}
     for each in found:
-        verdict = each.get("verdict") if each.get("verdict") in VERDICTS else VERDICTS[2]
+        verdict = str(each.get("verdict"))
+        verdict = verdict if verdict in VERDICTS else VERDICTS[2]
         said = " ".join(f"<span>{safe(_text(each.get(part)))}</span>" for part in ("measured", "cause", "mend"))
         lines[verdict].append(
             f'<li class="{verdict.split()[0]}"><b>{verdict}</b> <strong>{safe(_text(each.get("check")))}</strong> {said}</li>'

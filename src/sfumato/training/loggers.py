@@ -77,7 +77,7 @@ def known(names: Iterable[str]) -> tuple[str, ...]:
 
 def scalars(event: Event) -> dict[str, float]:
     """The numbers of a line of the log by name, those of the bands of noise as loss_bands/LOW..HIGH."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in (event.record or {}).items():
         flat |= {f"{name}/{part}": each for part, each in value.items()} if isinstance(value, dict) else {name: value}
     return {name: value for name, value in flat.items() if name != "images" and value is not None}
