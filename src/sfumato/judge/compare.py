@@ -16,9 +16,7 @@ from ..trainer import Progress
 from .report import facts, interval, listed
 
 
-def page(
-    runs: Sequence[Run], n: int = 16, seed: int = 0, progress: Callable[[int, int], None] = lambda done, total: None
-) -> str:
+def page(runs: Sequence[Run], n: int = 16, seed: int = 0, progress: Progress = lambda done, total: None) -> str:
     """A page for a browser that needs no other file: n samples of each run, all from one seed, and what else is known.
 
     progress   (done, total), in steps of the samplers, each run taken for as long as the one before
