@@ -145,7 +145,9 @@ def test_what_is_not_there_is_left_out_and_said(tmp_path):
 
 def test_what_others_measured_is_shown(tmp_path):
     run = made(tmp_path / "r")
-    run.evaluation.write_text('[{"name": "distance", "value": 1.23456, "low": 1, "high": 2, "samples": 2000, "reference": "test"}]')
+    run.evaluation.write_text(
+        '[{"name": "distance", "value": 1.23456, "low": 1, "high": 2, "samples": 2000, "reference": "test"}]'
+    )
     fine = [{"check": f"check {i}", "verdict": "fine"} for i in range(3)]
     wrong = {"check": "EMA", "verdict": "wrong", "measured": "0.9", "cause": "too long", "mend": "--ema 4k"}
     run.findings.write_text(json.dumps([*fine, wrong]))
@@ -170,9 +172,9 @@ def test_settings_are_spelt_as_they_are_typed():
         "28x32", "0,1", "linear:steps=20", "yes", "2", "no", "1.0",
     ]  # fmt: skip
     again = {name: value for name, value in said.items() if value not in ("yes", "no", "none")}
-    assert checked(msgspec.to_builtins(Config(), enc_hook=str) | again | {"flip": True, "facts": None}) == msgspec.structs.replace(
-        config, facts=None
-    )
+    assert checked(
+        msgspec.to_builtins(Config(), enc_hook=str) | again | {"flip": True, "facts": None}
+    ) == msgspec.structs.replace(config, facts=None)
 
 
 # The watcher
@@ -269,7 +271,9 @@ def test_the_slider_moves_in_a_browser(tmp_path, browser):
 @pytest.mark.parametrize("width", [390, 1400])
 def test_the_page_fits_the_screen_light_and_dark(tmp_path, browser, width):
     run = made(tmp_path / EVIL[1], group="a" * 100)
-    run.evaluation.write_text(json.dumps([{"name": "n", "value": 1, "samples": 2, "reference": "r" * 99, "note": "long " * 30}]))
+    run.evaluation.write_text(
+        json.dumps([{"name": "n", "value": 1, "samples": 2, "reference": "r" * 99, "note": "long " * 30}])
+    )
     report.write(run)
     browser.size(width)
     browser.open(f"file://{run.report.resolve()}")
