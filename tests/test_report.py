@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from sfumato import picture
-from sfumato.config import Config, Facts, checked, spelt
+from sfumato.config import Config, Facts, builtins, checked, spelt
 from sfumato.judge import report
 from sfumato.picture import hypertext
 from sfumato.run import Run
@@ -172,9 +172,7 @@ def test_settings_are_spelt_as_they_are_typed():
         "28x32", "0,1", "linear:steps=20", "yes", "2", "no", "1.0",
     ]  # fmt: skip
     again = {name: value for name, value in said.items() if value not in ("yes", "no", "none")}
-    assert checked(
-        msgspec.to_builtins(Config(), enc_hook=str) | again | {"flip": True, "facts": None}
-    ) == msgspec.structs.replace(config, facts=None)
+    assert checked(builtins(Config()) | again | {"flip": True}) == msgspec.structs.replace(config, facts=None)
 
 
 # The watcher
@@ -264,6 +262,7 @@ def test_the_slider_moves_in_a_browser(tmp_path, browser):
     browser.run('document.querySelector(".chart svg").focus()')
     browser.press("Home")  # the first line of the log, and the grid nearest to it
     assert (browser.run(LEGEND)[0], browser.run(SAID)) == ("1,000 images seen", "10,000 images")
+    assert browser.run(LEGEND)[1:] == ["training, raw weights0.001", "the same, smoothed0.001", "held-out, averaged weights–"]
     assert browser.errors == []
     assert all(address.startswith(("file:", "data:")) for address in browser.asked)
 

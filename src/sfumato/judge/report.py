@@ -89,12 +89,12 @@ def _progress(config: Config, records: Sequence[Mapping[str, Any]]) -> str:
     if (known := np.flatnonzero(np.isfinite(held_out))).size:
         best = known[np.argmin(held_out[known])]
         rows.append(("held-out loss", number(held_out[known[-1]])))
-        rows.append(("the lowest", f"{number(held_out[best])} at {int(images[best]):,}"))
+        rows.append(("lowest held-out", f"{number(held_out[best])} at {int(images[best]):,}"))
     if (recent := speed[np.isfinite(speed)][-10:]).size and (rate := float(np.median(recent))) > 0:
         rows.append(("images a second", number(rate)))
         if seen < budget:
-            rows.append(("left, of training", duration((budget - seen) / rate)))
-    rows.append(("this page is of", time.strftime("%d %b %Y, %H:%M")))
+            rows.append(("time left", duration((budget - seen) / rate)))
+    rows.append(("written", time.strftime("%d %b %Y, %H:%M")))
     cells = "".join(f"<div><dt>{safe(name)}</dt><dd>{safe(value)}</dd></div>" for name, value in rows)
     unfinished = " data-unfinished" * (seen < budget)
     return f'<progress max="{max(1, budget)}" value="{seen}"{unfinished} aria-label="images seen"></progress><dl>{cells}</dl>'
@@ -127,7 +127,7 @@ def _timeline(run: Run) -> str:
 
 def _closest(run: Run) -> str:
     shown = embedded(run.closest, "Samples, each beside the training image nearest to it")
-    return shown and card("Closest training images", f"<figure>{shown}</figure>")
+    return shown and card("Closest training images", f"<figure>{shown}</figure>", "all")
 
 
 def _denoising(run: Run) -> str:
@@ -135,7 +135,7 @@ def _denoising(run: Run) -> str:
     strips, moving = ([path for path in paths if (path.suffix == ".gif") is kind] for kind in (False, True))
     shown = [embedded(path, "A sample coming out of noise") for path in (*strips[:1], *moving[:1])]
     figures = "".join(f'<figure class="scrolled" tabindex="0">{each}</figure>' for each in shown if each)
-    return figures and card("Out of noise", figures, "all")
+    return figures and card("Out of noise", f'<div class="stages">{figures}</div>', "all")
 
 
 def embedded(path: Path, alt: str, attributes: str = "") -> str:

@@ -49,12 +49,10 @@ def listing(pairs: Iterable[tuple[str, str]]) -> str:
 
 
 def table(heads: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A table with names above its columns, the first of which names the lines; what is too wide can be scrolled."""
+    """A table with names above its columns, the first of which names the lines; on a narrow screen a list."""
     above = "".join(f'<th scope="col">{safe(head)}</th>' for head in heads)
-    body = "".join(
-        f'<tr><th scope="row">{safe(first)}</th>{"".join(f"<td>{safe(value)}</td>" for value in rest)}</tr>'
-        for first, *rest in lines
-    )
+    cells = lambda rest: "".join(f'<td data-head="{safe(h)}">{safe(v)}</td>' for h, v in zip(heads[1:], rest, strict=True))
+    body = "".join(f'<tr><th scope="row">{safe(first)}</th>{cells(rest)}</tr>' for first, *rest in lines)
     return f'<div class="wide" tabindex="0"><table><thead><tr>{above}</tr></thead><tbody>{body}</tbody></table></div>'
 
 

@@ -22,7 +22,7 @@
   };
   const four = (value) => {
     const size = Math.abs(value);
-    return size && (size < 1e-3 || size >= 1e5) ? value.toExponential(2).replace(/\.?0*e\+?/, "e") : String(+value.toPrecision(4));
+    return size && (size < 1e-4 || size >= 1e5) ? value.toExponential(2).replace(/\.?0*e\+?/, "e") : String(+value.toPrecision(4));
   };
   const brief = (value) => {
     for (const [unit, letter] of [[1e9, "G"], [1e6, "M"], [1e3, "k"]]) {
@@ -94,7 +94,7 @@
       svg.replaceChildren();
       svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
       svg.setAttribute("height", height);
-      for (const value of ticks(low, high, 4, log)) {
+      for (const value of ticks(low, high, height > 250 ? 7 : 5, log)) {
         element("line", {class: "rule", x1: left, x2: width - right, y1: up(value), y2: up(value)}, svg);
         element("text", {x: left - 6, y: up(value) + 4, "text-anchor": "end"}, svg, four(value));
       }
@@ -116,12 +116,15 @@
       show(at);
     };
 
-    // Beside each name the value nearest to a moment, or the last one.
+    // Beside each name the value nearest to a moment, a dash before and after its line; of no moment the last one.
     const show = (x) => {
       at = x;
       const here = x === null ? every[every.length - 1] : every[nearest(every, x)];
       place.textContent = `${count.format(here)} ${unit}`;
-      lines.forEach((line, i) => { values[i].textContent = four(line.y[nearest(line.x, here)]); });
+      lines.forEach(({x: xs, y: ys}, i) => {
+        const outside = x !== null && (here < xs[0] || here > xs[xs.length - 1]);
+        values[i].textContent = outside ? "–" : four(x === null ? ys[ys.length - 1] : ys[nearest(xs, here)]);
+      });
       cursor.setAttribute("x1", across(here));
       cursor.setAttribute("x2", across(here));
       cursor.style.visibility = x === null ? "hidden" : "visible";
