@@ -21,7 +21,7 @@ from .data.gather import LARGEST, SMALL
 from .denoisers import LOWEST, Denoiser, made_for
 from .errors import UserError
 from .losses import WEIGHTS
-from .model import Model, assemble, build_net
+from .model import MOST_STEPS, Model, assemble, build_net
 from .run import Run
 from .spec import Spec, make
 from .training import augment, checkpoint, loop, watch
@@ -34,7 +34,6 @@ from .training.stream import Stream
 Say = Callable[[str], None]
 Progress = Callable[[int, int], None]
 Watchers = Callable[[Run], Sequence[loop.Watcher]]  # those who watch a run, once it is known which
-MOST_STEPS = 50  # of the sampler for pictures drawn while training
 TRIED = 2**16  # pixels of a channel, at most, of the pictures that a CPU is measured with
 STEPS = 0.8  # of the time; a fifth is for the optimizer, the averages, the log, grids and checkpoints
 
@@ -265,7 +264,7 @@ def _fit(plan: Plan, run: Run, net: nn.Module, placement: Placement, watchers: W
     run.rewind_log(state.images)
     codec = AffineCodec(**plan.facts.codec)
     stream = Stream.of(config, plan.train, codec, placement, state.denoiser.conditions)
-    drawn = lambda weights: shown(assemble(weights, config, placement))
+    drawn = lambda weights: assemble(weights, config, placement).preview()
     pictures = watch.Pictures(drawn, run.grid, run.records, run.loss_curve)
     everyone: list[loop.Watcher] = [watch.Log(run.log), pictures]
     if config.strip_every:
@@ -275,13 +274,6 @@ def _fit(plan: Plan, run: Run, net: nn.Module, placement: Placement, watchers: W
     with stopping() as stop:
         loop.train(config, stream, plan.held_out, state, run.checkpoints, everyone, stop.is_set)
     return assemble(state.ema.net, config, placement, run.path, state.images)
-
-
-def shown(model: Model, count: int = 16, seed: int = 0, progress: Progress | None = None) -> np.ndarray:
-    """Samples to be looked at, (count, H, W, C) uint8: of one seed, labels in turn, in not too many steps."""
-    labels = [i % len(model.labels) for i in range(count)] if model.labels else None
-    steps = min(model.config.sampling_steps, MOST_STEPS)
-    return model.displayed(model.sample(count, seed, steps, label=labels, progress=progress))
 
 
 def resumed(old: Config, new: Config, run: Run, say: Say) -> Config:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .. import picture, trainer
+from .. import picture
 from ..config import spelt
 from ..errors import UserError
 from ..model import load
@@ -54,7 +54,7 @@ def differences(runs: Sequence[Run]) -> list[tuple[str, ...]]:
 def _samples(run: Run, n: int, seed: int, progress: Progress) -> str:
     try:
         model = load(run)
-        pictures = trainer.shown(model, n, seed, progress)
+        pictures = model.preview(n, seed, progress)
     except UserError as error:
         return f"<p>{safe(str(error))}</p>"
     png = io.BytesIO()
