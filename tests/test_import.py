@@ -92,6 +92,8 @@ def test_the_account_decides_what_the_file_does_not(small):
         model = sfumato.load("r", weights=name)
         assert model.config == config
         assert torch.equal(model.denoiser.net.net.enter.weight, small.enter.weight)
+    with pytest.raises(UserError, match=r"set of weights 'modell'.*Did you mean 'model'"):
+        sfumato.load("r", weights="modell")
 
 
 def test_what_is_said_decides(small):

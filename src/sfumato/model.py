@@ -342,6 +342,8 @@ def load(
     at        the checkpoint after so many images, or 'best'; the newest unless said
     Raises UserError if there is no run, no checkpoint, or none that is whole.
     """
+    if weights not in ("ema", "model"):
+        raise unknown("set of weights", weights, ("ema", "model"))
     run = Run.existing(run)
     config = run.config()
     if config.facts is None:
