@@ -118,15 +118,16 @@ class Share:
 
 def careful(watcher: Watcher, name: str, say: Callable[[str], None]) -> Watcher:
     """The watcher, but whatever goes wrong in it is said, the first time, and never stops training."""
-    failed = []
+    failed = False
 
     def watching(event: Event) -> None:
+        nonlocal failed
         try:
             watcher(event)
         except Exception as error:
             if not failed:
                 say(f"{name} failed, and training goes on without it: {type(error).__name__}: {error}")
-            failed.append(error)
+            failed = True
 
     return watching
 
