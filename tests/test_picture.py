@@ -509,7 +509,7 @@ def test_any_log_can_be_drawn(records, tmp_path):
 def test_a_repeated_stretch_of_the_log_is_drawn_once():
     records = [{"images": 100 * i, "loss": 1 / i} for i in range(1, 5)]
     resumed = [*records[:3], {"images": 400, "loss": 9.0}, *records[2:], {"images": 300, "held_out_loss": 0.5}]
-    images, loss, held_out, lr = curves._columns(resumed)
+    images, loss, held_out, lr = curves.columns(resumed)
     assert images.tolist() == [100, 200, 300, 400]
     assert loss.tolist() == [1, 1 / 2, 1 / 3, 1 / 4]
     np.testing.assert_array_equal(held_out, [np.nan, np.nan, 0.5, np.nan])

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from .spec import Spec
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import nn
 
     from .model import Model
@@ -43,6 +45,7 @@ def train(
     quiet: bool = False,
     start: str | Path | None = None,
     faithful: bool = False,
+    log_to: "str | Sequence[str]" = (),
     **options: Any,
 ) -> "Model":
     """Train a model on pictures, or go on training it; the same call again resumes.
@@ -54,6 +57,7 @@ def train(
     net       a network of your own, net(x, c_noise, **cond) -> (B, C, H, W), or one by name, as in "unet:width=96"
     start     a run to begin from: its weights and network, on other pictures or on only_class="ship"
     faithful  take the recipe as it was published, with the faults that it else mends
+    log_to    also tell "tensorboard" or "wandb", or both
     options   any field of `sfumato.config.Config`: images=200_000, lr=3e-4, schedule="cosine"; or as typed, images="200k"
     """
     from .commands.chosen import configured
@@ -61,8 +65,9 @@ def train(
 
     if isinstance(net, str | Spec):
         options, net = options | {"net": net}, None
+    told = [log_to] if isinstance(log_to, str) else log_to
     config, parent = configured(recipe, faithful, start, options)
-    return run_training(data, run, recipe or "default", faithful, parent, net, device, quiet, config)
+    return run_training(data, run, recipe or "default", faithful, parent, net, device, quiet, config, told)
 
 
 def load(

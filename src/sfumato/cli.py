@@ -9,6 +9,7 @@ COMMANDS = {
     "train": "train a model on images; the same command again resumes",
     "sample": "draw pictures from a trained model",
     "show": "pictures to teach with: noise, schedules, losses, denoising",
+    "compare": "runs beside each other on one page",
     "launch": "train on a cluster that Slurm runs",
     "inspect": "look at images before training on them",
     "recipes": "list the recipes",

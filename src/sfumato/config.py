@@ -6,7 +6,7 @@ the run began. Together they are `config.json`, and all that is needed to rebuil
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import msgspec
 from tyro.conf import DisallowNone, Suppress
@@ -252,6 +252,16 @@ def _plainly(error: str, raw: dict[str, Any]) -> str:
         return f"{text}."
     found = "x".join(map(str, raw[field])) if field in ("size", "crop") and isinstance(raw[field], list | tuple) else raw[field]
     return f"{field} does not fit: {text[0].lower()}{text[1:]}, found {found}."
+
+
+def spelt(config: Config) -> dict[str, str]:
+    """Each setting as it is typed, by its name."""
+    out, plain = {}, {None: "none", True: "yes", False: "no"}
+    for name, hint in get_type_hints(Config, include_extras=True).items():
+        value, marks = getattr(config, name), (m for m in getattr(hint, "__metadata__", ()) if isinstance(m, flags.Flag))
+        if name not in ("facts", "schema"):
+            out[name] = next((mark.str_from_instance(value)[0] for mark in marks), plain.get(value, str(value)))
+    return out
 
 
 def build_schedule(config: Config) -> schedules.Schedule:

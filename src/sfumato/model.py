@@ -22,6 +22,8 @@ from .training import augment, checkpoint
 from .training.device import Placement, device_named
 from .training.ema import fill
 
+MOST_STEPS = 50  # of the sampler for pictures drawn while training
+
 
 @dataclass
 class Model:
@@ -198,6 +200,12 @@ class Model:
     def grid(self, n: int = 64, seed: int = 0, **options: Any) -> Image.Image:
         """A picture of n samples; options as in `sample`."""
         return picture.grid(self.displayed(self.sample(n, seed, **options)))
+
+    def preview(self, n: int = 16, seed: int = 0, progress: Callable[[int, int], None] | None = None) -> np.ndarray:
+        """Samples to be looked at, (n, H, W, C) uint8: labels in turn, in not too many steps; as in `sample`."""
+        labels = [i % len(self.labels) for i in range(n)] if self.labels else None
+        steps = min(self.config.sampling_steps, MOST_STEPS)
+        return self.displayed(self.sample(n, seed, steps, label=labels, progress=progress))
 
     def class_grid(self, n: int = 8, seed: int = 0, **options: Any) -> Image.Image:
         """A picture with a row for each label: n samples each, the same numbers of the seed in all; options as in `sample`."""

@@ -1,6 +1,7 @@
 """The run folder. This file alone knows its layout.
 
-config.json  held_out.txt  log.jsonl  loss.png  samples/  out/  checkpoints/000200000/  .lock
+config.json  held_out.txt  log.jsonl  loss.png  report.html  evaluation.json  findings.json  times.json
+samples/  out/  checkpoints/000200000/  tensorboard/  wandb/  .lock
 """
 
 import json
@@ -65,6 +66,26 @@ class Run:
         return self.path / "loss.png"
 
     @property
+    def report(self) -> Path:
+        """The page that is looked at while training."""
+        return self.path / "report.html"
+
+    @property
+    def evaluation(self) -> Path:
+        """What was measured of the samples: a list of {name, value, low, high, samples, reference, note}."""
+        return self.path / "evaluation.json"
+
+    @property
+    def findings(self) -> Path:
+        """What the doctor found: a list of {check, verdict, measured, cause, mend}."""
+        return self.path / "findings.json"
+
+    @property
+    def closest(self) -> Path:
+        """Samples beside the training images that are nearest to them."""
+        return self.out / "closest.png"
+
+    @property
     def times(self) -> Path:
         """The times that were tuned to the model, by solver, number of steps and images seen."""
         return self.path / "times.json"
@@ -73,6 +94,10 @@ class Run:
     def out(self) -> Path:
         return self.path / "out"
 
+    def logger(self, name: str) -> Path:
+        """The folder of the files that another program, `tensorboard` or `wandb`, keeps of the run."""
+        return self.path / name
+
     def grid(self, images: int) -> Path:
         """Where the grid drawn after so many images lies."""
         return self.path / "samples" / f"{images:09d}.png"
@@ -80,6 +105,15 @@ class Run:
     def strip(self, images: int) -> Path:
         """Where the strip of one sample coming out of noise lies that was drawn after so many images."""
         return self.path / "samples" / f"{images:09d}-strip.png"
+
+    def grids(self) -> dict[int, Path]:
+        """The grids drawn while training, by images seen, in this order."""
+        return {int(path.stem): path for path in sorted((self.path / "samples").glob("[0-9]*.png")) if path.stem.isdigit()}
+
+    def denoising(self) -> list[Path]:
+        """Strips and animations of samples coming out of noise, the newest first."""
+        patterns = ("samples/*-strip.png", "out/denoising-*.png", "out/*.gif")
+        return sorted((path for each in patterns for path in self.path.glob(each)), key=os.path.getmtime, reverse=True)
 
     def config(self) -> Config:
         try:
@@ -131,3 +165,9 @@ class Run:
             yield
         finally:
             lock.release()
+
+
+def names(runs: Sequence[Run]) -> list[str]:
+    """What runs are called beside each other: their folders' names, or where two are equal their paths."""
+    short = [run.path.resolve().name for run in runs]
+    return short if len(set(short)) == len(short) else [str(run.path) for run in runs]

@@ -19,7 +19,7 @@ from .data.survey import examples
 from .errors import UserError, unknown
 from .model import Model
 from .picture.axes import brief
-from .run import Run
+from .run import Run, names
 from .schedules import Schedule, diffuse
 from .spec import Spec, make
 
@@ -143,14 +143,12 @@ def losses(runs: Sequence[Run], by: str) -> Image.Image:
     """The loss curve of a run, or those of several over each other, by `images` seen or by `step` of the optimizer."""
     if by not in ("images", "step"):
         raise unknown("axis called", by, ("images", "step"))
-    names = [run.path.resolve().name for run in runs]
+    called = names(runs)
     batches = [run.config().batch for run in runs]
     if len(runs) == 1:
-        return picture.loss_curve(runs[0].records(), title=names[0], batch=batches[0] if by == "step" else None)
-    if len(set(names)) < len(names):  # folders of one name
-        names = [str(run.path) for run in runs]
-    steps = dict(zip(names, batches, strict=True)) if by == "step" else None
-    return picture.loss_curves({name: run.records() for name, run in zip(names, runs, strict=True)}, batches=steps)
+        return picture.loss_curve(runs[0].records(), title=called[0], batch=batches[0] if by == "step" else None)
+    steps = dict(zip(called, batches, strict=True)) if by == "step" else None
+    return picture.loss_curves({name: run.records() for name, run in zip(called, runs, strict=True)}, batches=steps)
 
 
 # ---- samples ---------------------------------------------------------------------------------------------------------

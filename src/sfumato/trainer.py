@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import torch
 from torch import nn
 
@@ -18,7 +17,7 @@ from .data.gather import LARGEST, SMALL
 from .denoisers import LOWEST, Denoiser, made_for
 from .errors import UserError
 from .losses import WEIGHTS
-from .model import Model, assemble, build_net
+from .model import MOST_STEPS, Model, assemble, build_net
 from .run import Run
 from .spec import Spec, make
 from .training import augment, checkpoint, loop, watch
@@ -31,7 +30,6 @@ from .training.stream import Stream
 
 Say = Callable[[str], None]
 Progress = Callable[[int, int], None]
-MOST_STEPS = 50  # of the sampler for pictures drawn while training
 TRIED = 2**16  # pixels of a channel, at most, of the pictures that a CPU is measured with
 STEPS = 0.8  # of the time; a fifth is for the optimizer, the averages, the log, grids and checkpoints
 
@@ -51,6 +49,9 @@ class Plan:
     def facts(self) -> Facts:
         assert self.config.facts is not None
         return self.config.facts
+
+
+Watchers = Callable[[Run, Plan], Sequence[loop.Watcher]]  # those who watch a run, once it is known which
 
 
 def prepare(
@@ -178,7 +179,7 @@ def train(
     config: Config,
     run: Run | None,
     net: nn.Module | None = None,
-    watchers: Sequence[loop.Watcher] = (),
+    watchers: Watchers = lambda run, plan: (),
     say: Say = lambda text: None,
     device: str | None = None,
     recipe: str = "default",
@@ -229,7 +230,7 @@ def train(
         return _fit(plan, run, built, placement, watchers, say)
 
 
-def _fit(plan: Plan, run: Run, net: nn.Module, placement: Placement, watchers: Sequence[loop.Watcher], say: Say) -> Model:
+def _fit(plan: Plan, run: Run, net: nn.Module, placement: Placement, watchers: Watchers, say: Say) -> Model:
     config = plan.config
     schedule = build_schedule(config)
     if schedule.terminal_snr > 1e-3:
@@ -262,27 +263,21 @@ def _fit(plan: Plan, run: Run, net: nn.Module, placement: Placement, watchers: S
     run.rewind_log(state.images)
     codec = AffineCodec(**plan.facts.codec)
     stream = Stream.of(config, plan.train, codec, placement, state.denoiser.conditions)
-    shown = lambda weights: _shown(assemble(weights, config, placement))
-    pictures = watch.Pictures(shown, run.grid, run.records, run.loss_curve)
-    everyone: tuple[loop.Watcher, ...] = (watch.Log(run.log), *watchers, pictures)
+    drawn = lambda weights: assemble(weights, config, placement).preview()
+    pictures = watch.Pictures(drawn, run.grid, run.records, run.loss_curve)
+    everyone: list[loop.Watcher] = [watch.Log(run.log), pictures]
     if config.strip_every:
-        drawn = lambda weights: assemble(weights, config, placement).strip(steps=min(config.sampling_steps, MOST_STEPS))
-        everyone += (watch.Strips(drawn, run.strip, config.strip_every),)
+        strip = lambda weights: assemble(weights, config, placement).strip(steps=min(config.sampling_steps, MOST_STEPS))
+        everyone.append(watch.Strips(strip, run.strip, config.strip_every))
     plateau = Plateau(run.records)
     if config.stop_when == "plateau":
-        everyone += (plateau,)
+        everyone.append(plateau)
+    everyone += watchers(run, plan)  # who may look at what the others have drawn
     with stopping() as stop:
         loop.train(config, stream, plan.held_out, state, run.checkpoints, everyone, lambda: stop.is_set() or plateau.reached)
     if plateau.reached:
         say("The held-out loss no longer falls, so training ends here, as was asked. To go on, leave --stop-when out.")
     return assemble(state.ema.net, config, placement, run.path, state.images)
-
-
-def _shown(model: Model, count: int = 16) -> np.ndarray:
-    """The pictures of a training grid: 16 samples of seed 0, labels in turn, in not too many steps."""
-    labels = [i % len(model.labels) for i in range(count)] if model.labels else None
-    steps = min(model.config.sampling_steps, MOST_STEPS)
-    return model.displayed(model.sample(count, seed=0, steps=steps, label=labels))
 
 
 def resumed(old: Config, new: Config, run: Run, say: Say) -> Config:

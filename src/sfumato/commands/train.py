@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,10 +14,13 @@ from torch import nn
 from .. import nets, recipes, trainer
 from ..config import Config, builtins
 from ..finetune import Parent
+from ..judge.report import Report
 from ..model import Model, build_net
 from ..run import Run
+from ..training import loggers
+from ..training.loop import Watcher
 from ..training.stop import flat
-from ..training.watch import Bar
+from ..training.watch import Bar, careful
 from .chosen import Choices, label, read
 
 
@@ -26,6 +30,8 @@ class Arguments(Choices):
     """The run folder; runs/DATA-RECIPE unless said."""
     start: Annotated[Path | None, tyro.conf.arg(name="from", metavar="RUN")] = None
     """Begin from the weights of this run, with its network, on other pictures or on --only-class."""
+    log_to: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Also tell tensorboard (its files are in RUN/tensorboard) or wandb; may be given twice."""
     dry_run: bool = False
     """Print the resolved settings as JSON and stop."""
     trace_shapes: bool = False
@@ -46,7 +52,9 @@ def main(arguments: list[str]) -> int:
         rows = nets.trace(build_net(plan.config, plan.facts), plan.facts.shape)
         Console(highlight=False).print(nets.table(rows, whole=args.trace_layers))
         return 0
-    model = run_training(args.data, args.run, args.recipe, args.faithful, parent, None, args.device, False, args.config)
+    model = run_training(
+        args.data, args.run, args.recipe, args.faithful, parent, None, args.device, False, args.config, args.log_to
+    )
     return 0 if ended(model) else 128 + signal.SIGINT
 
 
@@ -66,14 +74,23 @@ def run_training(
     device: str | None,
     quiet: bool,
     config: Config,
+    log_to: Sequence[str] = (),
 ) -> Model:
     """Train with progress on the terminal; the run folder is the first and the last thing printed."""
+    tell = loggers.known(log_to)
     said = recipes.kept_faults(recipe, config) if faithful else []
     name = label(recipe, faithful, parent, config)
     console = Console(quiet=quiet, highlight=False, soft_wrap=True)
     folder = None if run is None else Run.of(run)
     with Bar(console) as bar:
-        model = trainer.train(data, config, folder, net, [bar], bar.say, device, name, bar.reading, parent, said)
+
+        def watchers(run: Run, plan: trainer.Plan) -> list[Watcher]:
+            others: dict[str, Watcher] = {"The report": Report(run)}
+            for each in tell:
+                others[each] = loggers.LOGGERS[each](run.logger(each), builtins(run.config()), run.grid)
+            return [bar, *(careful(watcher, called, bar.say) for called, watcher in others.items())]
+
+        model = trainer.train(data, config, folder, net, watchers, bar.say, device, name, bar.reading, parent, said)
     if not ended(model):
         console.print(f"Stopped and saved after {model.images:,} images. Type the same command again to go on.")
     console.print(f"{model.path}: {model.images:,} images seen. Draw from it: sfumato sample {model.path}", markup=False)

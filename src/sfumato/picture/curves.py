@@ -1,7 +1,7 @@
 """The course of a training run, or of several, as a picture."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ def loss_curve(
     """
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-    images, loss, held_out, lr = _columns(records)  # (R,) each, losses NaN where not known
+    images, loss, held_out, lr = columns(records)  # (R,) each, losses NaN where not known
     x = images / (batch or 1)
     raw, held = np.isfinite(loss), np.isfinite(held_out)
     drawing = figure(8, 4.5)
@@ -41,7 +41,7 @@ def loss_curve(
         look: dict[str, Any] = {"alpha": 0.35, "linewidth": 0.8} if raw.sum() > 2 else dots
         lines += axes.plot(x, loss, color=_TRAINING, label="training loss", **look)
     if raw.sum() > 2:
-        smooth = smoothed(loss, max(3.0, len(loss) / 30))
+        smooth = smoothed(loss)
         lines += axes.plot(x[raw], smooth[raw], color=_TRAINING, linewidth=2, label="training loss, smoothed")
     if held.any():
         lines += axes.plot(x[held], held_out[held], color=_HELD_OUT, label="held-out loss", **dots)
@@ -81,11 +81,11 @@ def loss_curves(
     axes = drawing.add_subplot()
     lines, xs, losses, dotted = [], [np.zeros(1)], [np.zeros(0)], False
     for i, (name, label) in enumerate(zip(runs, shortened(list(runs), 40), strict=True)):
-        images, loss, held_out, _ = _columns(runs[name])
+        images, loss, held_out, _ = columns(runs[name])
         x = images / (batches[name] if batches else 1)
         known, held = np.isfinite(loss), np.isfinite(held_out)
         look: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "linestyle": ("-", "--", "-.")[i // len(COLOURS) % 3]}
-        smooth = smoothed(loss, max(3.0, len(loss) / 30))[known]
+        smooth = smoothed(loss)[known]
         few = {"marker": "o", "markersize": 3.5} if len(smooth) < 3 else {}
         shown = label.lstrip("_") or "run"  # what begins with an underscore matplotlib leaves out
         lines += axes.plot(x[known], smooth, linewidth=1.8, label=shown, **look, **few)
@@ -123,14 +123,17 @@ def _finish(axes: Any, x: np.ndarray, losses: np.ndarray, lines: list[Any], titl
         axes.text(0.5, 0.5, "nothing recorded yet", transform=axes.transAxes, ha="center", color=FAINT)
 
 
-def smoothed(values: np.ndarray, span: float) -> np.ndarray:
+def smoothed(values: np.ndarray, span: float | None = None) -> np.ndarray:
     """Exponential moving average of `values` (R,) over about `span` >= 1 of them, corrected for its start.
+
+    Unless said the span is a thirtieth of them, and at least 3.
 
         n_i = d_i n_(i-1) + x_i,  w_i = d_i w_(i-1) + 1,  y_i = n_i / w_i,  d_i = 1 - 1/min(span, 1 + i/8)
 
     The span grows with i, for a loss falls fastest at first and a long memory would lag behind it. Values that are not
     finite are left out; y is NaN before the first that is.
     """
+    span = max(3.0, len(values) / 30) if span is None else span
     total = weight = 0.0
     means = np.full(len(values), np.nan)
     for i, value in enumerate(values):
@@ -142,19 +145,21 @@ def smoothed(values: np.ndarray, span: float) -> np.ndarray:
     return means
 
 
-def _columns(records: Iterable[Mapping[str, Any]]) -> tuple[np.ndarray, ...]:
-    """images, loss, held_out_loss and lr (R,), ordered by images; NaN: not recorded, inf: recorded but not finite."""
+def columns(records: Iterable[Record], fields: Sequence[str] = ("loss", "held_out_loss", "lr")) -> tuple[np.ndarray, ...]:
+    """images and each of `fields`, (R,) each, ordered by images; NaN: not recorded, inf: recorded but not finite.
+
+    What a later record says of the same count of images wins.
+    """
     merged: dict[float, dict[str, float]] = {}
     for record in records:
         if record.get("images") is None:
             continue
         row = merged.setdefault(record["images"], {})
-        for name in ("loss", "held_out_loss", "lr"):
+        for name in fields:
             if name in record:
                 value = np.nan if record[name] is None else float(record[name])
                 row[name] = value if np.isfinite(value) else np.inf
     counts = sorted(merged)
-    fields = ("loss", "held_out_loss", "lr")
     return np.array(counts, float), *(np.array([merged[n].get(f, np.nan) for n in counts], float) for f in fields)
 
 

@@ -3,9 +3,7 @@
 `facts` is what `sfumato inspect --json` prints: numbers, names and lists alone.
 """
 
-import base64
 from collections.abc import Iterable, Mapping
-from html import escape
 from math import ceil
 from typing import Any
 
@@ -13,17 +11,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from .hypertext import card, document, image, items, listing, plain, safe
+
 Facts = Mapping[str, Any]
 
 CLASSES, CHANNELS, BROKEN, PAIRS = 20, 8, 10, 5  # how many of each are named in a terminal; a page has TIMES as many
 TIMES = 5
 BLOCKS = " ▁▂▃▄▅▆▇█"
 BAR = 28  # characters of the longest bar
-
-
-def plain(text: str) -> str:
-    """The text in one line that any terminal and any file can take: what cannot be shown is spelt, as in \\udcff."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def blocks(counts: Iterable[int]) -> str:
@@ -60,33 +55,26 @@ def terminal(facts: Facts) -> RenderableType:
 
 def html(facts: Facts, sheet: bytes) -> str:
     """All facts as one page that needs no other file; `sheet` is the contact sheet, a PNG."""
-    image = f'<img alt="Some of the pictures" src="data:image/png;base64,{base64.b64encode(sheet).decode()}">'
-    cards = [_card("Pictures", _rows(pictures(facts))), _card("What decided", _items(facts["notes"]))]
-    cards.append(_card("Values", _plots(facts) + _rows(values(facts))))
+    picture = image(sheet, "image/png", "Some of the pictures")
+    cards = [card("Pictures", listing(pictures(facts))), card("What decided", items(facts["notes"]))]
+    cards.append(card("Values", _plots(facts) + listing(values(facts))))
     if facts["labels"]:
         most = max(*facts["labels"].values(), 1)
         wide = lambda n: f'<span class="bar"><i style="width:{100 * n / most:.1f}%"></i></span><b>{n:,}</b>'
         named = list(facts["labels"].items())
-        lines = [f"<li><span>{_safe(label)}</span>{wide(n)}</li>" for label, n in named[: TIMES * CLASSES]]
+        lines = [f"<li><span>{safe(label)}</span>{wide(n)}</li>" for label, n in named[: TIMES * CLASSES]]
         more = _more(len(named), TIMES * CLASSES)
-        cards.append(
-            _card("Classes", f'<ul class="classes">{"".join(lines)}</ul>' + "".join(f"<p>{_safe(m)}</p>" for m in more))
-        )
-    cards += [_card("What training does with them", _items(facts["split"])), _card("Training here", _rows(plan(facts["plan"])))]
+        cards.append(card("Classes", f'<ul class="classes">{"".join(lines)}</ul>' + "".join(f"<p>{safe(m)}</p>" for m in more)))
+    cards += [card("What training does with them", items(facts["split"])), card("Training here", listing(plan(facts["plan"])))]
     if facts["broken"]:
         named = [(one["path"], one["reason"]) for one in facts["broken"]]
-        cards.append(_card("Broken", _rows(_named(named, TIMES * BROKEN))))
+        cards.append(card("Broken", listing(_named(named, TIMES * BROKEN))))
     if facts["duplicate_pairs"]:
-        cards.append(_card("Repeats", _rows(_named(facts["duplicate_pairs"], TIMES * PAIRS, facts["duplicates"]))))
+        cards.append(card("Repeats", listing(_named(facts["duplicate_pairs"], TIMES * PAIRS, facts["duplicates"]))))
     if facts["constant"]:
-        cards.append(_card("Of one plain colour", _items(_shown(facts["constant"], TIMES * BROKEN))))
-    name = _safe(facts["name"])
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{name}</title><style>{_STYLE}</style></head>\n<body><h1>{name}</h1>\n"
-        f'<figure>{image}</figure>\n<main>\n{"".join(cards)}</main></body></html>\n'
-    )  # fmt: skip
+        cards.append(card("Of one plain colour", items(_shown(facts["constant"], TIMES * BROKEN))))
+    body = f"<h1>{safe(facts['name'])}</h1>\n<figure>{picture}</figure>\n<main>\n{''.join(cards)}</main>"
+    return document(facts["name"], body, "inspect.css")
 
 
 # ---- what is said, the same in both ----------------------------------------------------------------------------------
@@ -205,46 +193,6 @@ def _headed(title: str) -> Table:
 
 # ---- in a browser ----------------------------------------------------------------------------------------------------
 
-_STYLE = """
-:root{color-scheme:light dark;--ink:#1c1b19;--soft:#6b6760;--paper:#faf9f6;--card:#fff;--line:#e3e0d8;--bar:#8a7a5c}
-:root{--red:#c8463c;--green:#3f8f4f;--blue:#3a68b8}
-@media(prefers-color-scheme:dark){:root{--ink:#eceae5;--soft:#a29d93;--paper:#161513;--card:#1f1e1b;--line:#35332e;--bar:#b39f79;
---red:#e2776d;--green:#74bd83;--blue:#7fa4e6}}
-*{box-sizing:border-box}
-body{margin:0 auto;max-width:84rem;padding:1rem;background:var(--paper);color:var(--ink);
-font:16px/1.45 system-ui,sans-serif;overflow-wrap:anywhere}
-h1{font-size:1.6rem;margin:.5rem 0 1rem}h2{font-size:1rem;margin:0 0 .6rem}
-figure{margin:0 0 1rem;text-align:center}img{max-width:100%;height:auto;border-radius:4px}
-main{columns:24rem;column-gap:1rem}
-section{break-inside:avoid;margin:0 0 1rem;padding:1rem;background:var(--card);border:1px solid var(--line);border-radius:8px}
-table{border-collapse:collapse;width:100%}td{padding:.15rem 0;vertical-align:top}
-td:first-child{color:var(--soft);padding-right:1rem;max-width:50%}
-ul{margin:0;padding:0;list-style:none}li+li{margin-top:.35rem}p{margin:.4rem 0 0;color:var(--soft)}
-.classes li{display:grid;grid-template-columns:minmax(4rem,9rem) 1fr 4.5rem;gap:.6rem;align-items:center}
-.classes b{text-align:right;font-weight:500;font-variant-numeric:tabular-nums}
-.bar{height:.7rem;background:var(--line);border-radius:3px;overflow:hidden}
-.bar i{display:block;height:100%;background:var(--bar)}
-.plot{margin:0 0 .8rem;text-align:left}.plot svg{display:block;width:100%;height:4.5rem;border-bottom:1px solid var(--soft)}
-.plot figcaption{display:flex;justify-content:space-between;color:var(--soft);font-size:.85rem}
-.plot svg{fill:var(--bar)}.red svg{fill:var(--red)}.green svg{fill:var(--green)}.blue svg{fill:var(--blue)}
-"""
-
-
-def _safe(text: str) -> str:
-    return escape(plain(text))
-
-
-def _card(title: str, inside: str) -> str:
-    return f"<section><h2>{_safe(title)}</h2>{inside}</section>\n"
-
-
-def _rows(rows: Iterable[tuple[str, str]]) -> str:
-    return "<table>" + "".join(f"<tr><td>{_safe(name)}</td><td>{_safe(value)}</td></tr>" for name, value in rows) + "</table>"
-
-
-def _items(sentences: Iterable[str]) -> str:
-    return "<ul>" + "".join(f"<li>{_safe(sentence)}</li>" for sentence in sentences) + "</ul>"
-
 
 def _plots(facts: Facts) -> str:
     """A bar plot of each channel's values."""
@@ -258,8 +206,8 @@ def _plot(channel: str, counts: list[int], ends: str, low: float, high: float) -
         for k, n in enumerate(counts)
     )
     return (
-        f'<figure class="plot {_safe(channel)}">'
+        f'<figure class="plot {safe(channel)}">'
         f'<svg viewBox="0 0 {10 * len(counts)} 100" preserveAspectRatio="none" role="img" '
-        f'aria-label="How often the values from {ends} occur in the channel {_safe(channel)}">{bars}</svg>'
-        f"<figcaption><span>{low:g}</span><span>{_safe(channel)}</span><span>{high:g}</span></figcaption></figure>"
+        f'aria-label="How often the values from {ends} occur in the channel {safe(channel)}">{bars}</svg>'
+        f"<figcaption><span>{low:g}</span><span>{safe(channel)}</span><span>{high:g}</span></figcaption></figure>"
     )

@@ -1,8 +1,9 @@
 """Those who watch a training run: they are told of events and never change its state."""
 
+import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from .. import picture
-from .loop import Event
+from .loop import Event, Watcher
 
 
 class Log:
@@ -90,6 +91,47 @@ class Bar:
         return "  ".join(part for part in (self.loss, self.held_out, f"{self._rate(images):.0f} images/s") if part)
 
 
+class Share:
+    """A share of the time since training began, for work that can wait."""
+
+    def __init__(self, share: float):
+        self.share, self.spent, self.cost = share, 0.0, 0.0
+        self.begin()
+
+    def begin(self) -> None:
+        self.begun = time.perf_counter()
+
+    def allows(self) -> bool:
+        """Whether doing it once more, at the cost of the last time, stays within the share."""
+        return self.spent + self.cost < self.share * (time.perf_counter() - self.begun)
+
+    @contextlib.contextmanager
+    def spending(self) -> Iterator[None]:
+        """The time of this block counts."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.cost = time.perf_counter() - start
+            self.spent += self.cost
+
+
+def careful(watcher: Watcher, name: str, say: Callable[[str], None]) -> Watcher:
+    """The watcher, but whatever goes wrong in it is said, the first time, and never stops training."""
+    failed = False
+
+    def watching(event: Event) -> None:
+        nonlocal failed
+        try:
+            watcher(event)
+        except Exception as error:
+            if not failed:
+                say(f"{name} failed, and training goes on without it: {type(error).__name__}: {error}")
+            failed = True
+
+    return watching
+
+
 class Pictures:
     """Draws fixed-noise grids with the raw and the averaged weights, and the loss curve, within a share of the time."""
 
@@ -101,28 +143,19 @@ class Pictures:
         curve_path: Path,
         share: float = 0.05,
     ):
-        self.draw, self.grid_path, self.records, self.curve_path, self.share = (
-            draw,
-            grid_path,
-            records,
-            curve_path,
-            share,
-        )
-        self.begun, self.spent, self.cost = time.perf_counter(), 0.0, 0.0
+        self.draw, self.grid_path, self.records, self.curve_path = draw, grid_path, records, curve_path
+        self.share = Share(share)
 
     def __call__(self, event: Event) -> None:
         if event.kind == "start":
-            self.begun = time.perf_counter()
-        allowed = self.share * (time.perf_counter() - self.begun)
-        if event.kind == "end" or (event.kind == "log" and self.spent + self.cost < allowed):
-            start = time.perf_counter()
-            rows = {"raw": self.draw(event.state.net), "averaged": self.draw(event.state.ema.net)}
-            path = self.grid_path(event.state.images)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            picture.save_png(path, picture.sheet(rows, columns=8))
-            picture.loss_curve(self.records(), self.curve_path)
-            self.cost = time.perf_counter() - start
-            self.spent += self.cost
+            self.share.begin()
+        elif event.kind == "end" or (event.kind == "log" and self.share.allows()):
+            with self.share.spending():
+                rows = {"raw": self.draw(event.state.net), "averaged": self.draw(event.state.ema.net)}
+                path = self.grid_path(event.state.images)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                picture.save_png(path, picture.sheet(rows, columns=8))
+                picture.loss_curve(self.records(), self.curve_path)
 
 
 class Strips:
