@@ -46,9 +46,10 @@ def squared_mmd(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
     xx, yy = _trace(rows_xx, squares_xx), _trace(rows_yy, squares_yy)
     centred = squares_xy - np.sum(rows_xy**2) / m - np.sum(rows_yx**2) / n + total**2 / (n * m)
     xy = centred / ((n - 1) * (m - 1))
-    # The sample variance of the estimated witness, less what the noise in that estimate adds to it.
-    of_x = np.var(rows_xx / (n - 1) - rows_xy / m, ddof=1) - xx * (n - 2) / (n - 1) ** 2 - xy / m
-    of_y = np.var(rows_yy / (m - 1) - rows_yx / n, ddof=1) - yy * (m - 2) / (m - 1) ** 2 - xy / n
+    # The sample variance of the estimated witness, less what the noise in that estimate adds. By N - 2: a row is missing
+    # from the mean of the others that it is compared with, which takes another 1 / (N - 1) off how much the sum varies.
+    of_x = np.var(rows_xx / (n - 2) - rows_xy / m, ddof=1) - xx / (n - 2) - xy / m
+    of_y = np.var(rows_yy / (m - 2) - rows_yx / n, ddof=1) - yy / (m - 2) - xy / n
     linear = 4 * of_x / n + 4 * of_y / m
     quadratic = 2 * xx / (n * (n - 1)) + 2 * yy / (m * (m - 1)) + 4 * xy / (n * m)
     return float(value), float(linear), float(quadratic)

@@ -7,33 +7,33 @@ import numpy as np
 from .estimate import Estimate, blocks, rows
 
 NAMES = ("precision", "recall", "density", "coverage")
-PAIR, QUAD = 3, 5  # neighbours: of precision and recall; of density and coverage
+NEAR, WIDE = 3, 5  # neighbours: of precision and recall; of density and coverage
 DRAWS = 32  # subsets from which the spread is told
-SHARE, FEW = 0.2, 20  # of the rows in each of them, and at least so many
+ROWS = 1000  # in the smaller set of each pair of subsets; at least a fifth and at most half of all
+LEAST = 40  # rows without which subsets would tell nothing
 
 
 def measures(samples: np.ndarray, reference: np.ndarray, seed: int = 0) -> list[Estimate]:
     """The four numbers of `shares` for features (N, D) against (M, D), with intervals.
 
     All four depend on N and M; the intervals are for their mean over other draws of as many. The spread is that of subsets
-    drawn without replacement from both sets (from `seed`), a share f = 1/5 of each or at least 20 rows, times f / (1 - f)
-    in variance (Politis, Romano 1994). A bootstrap would draw rows repeatedly, and the balls of repeated rows shrink to
+    drawn without replacement from both sets (from `seed`), a share f of each (half up to 2,000 rows, less of more), times
+    f / (1 - f) in variance (Politis, Romano 1994). A bootstrap would draw rows repeatedly, and the balls of repeated rows shrink to
     points; a jackknife that takes away single rows gives about twice the true deviation.
     """
     x = rows(samples)
     y = rows(reference, x.shape[1])
     counts = (len(x), len(y))
-    if min(counts) <= QUAD:
-        note = f"Needs at least {QUAD + 1} samples and {QUAD + 1} reference pictures."
+    if min(counts) <= WIDE:
+        note = f"Needs at least {WIDE + 1} samples and {WIDE + 1} reference pictures."
         return [Estimate.unknown(name, counts, note) for name in NAMES]
     values = shares(x, y)
-    if min(counts) < 2 * FEW:
-        note = f"Needs at least {2 * FEW} samples and {2 * FEW} reference pictures for an interval."
+    if min(counts) < LEAST:
+        note = f"Needs at least {LEAST} samples and {LEAST} reference pictures for an interval."
         return [
-            Estimate(name, float(value), None, None, *counts, None, note)
-            for name, value in zip(NAMES, values, strict=True)
+            Estimate(name, float(value), None, None, *counts, None, note) for name, value in zip(NAMES, values, strict=True)
         ]
-    part = max(SHARE, FEW / min(counts))
+    part = min(0.5, max(0.2, ROWS / min(counts)))
     random = np.random.default_rng(seed)
     some = [[random.permutation(each)[: round(part * len(each))] for each in (x, y)] for _ in range(DRAWS)]
     variances = np.var([shares(*pair) for pair in some], axis=0, ddof=1) * part / (1 - part)
@@ -72,7 +72,7 @@ def shares(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         inside = near <= wide_y
         holders[part] = inside.sum(axis=1)
         filled |= inside.any(axis=0)
-    return np.array([precise.mean(), recalled.mean(), holders.mean() / QUAD, filled.mean()])
+    return np.array([precise.mean(), recalled.mean(), holders.mean() / WIDE, filled.mean()])
 
 
 def _radii(x: np.ndarray) -> np.ndarray:
@@ -80,8 +80,8 @@ def _radii(x: np.ndarray) -> np.ndarray:
     radii = np.zeros((2, len(x)))
     for part, near in _tables(x, x):
         np.fill_diagonal(near[:, part], np.inf)  # nobody is their own neighbour
-        near.partition((PAIR - 1, QUAD - 1), axis=1)
-        radii[:, part] = near[:, [PAIR - 1, QUAD - 1]].T
+        near.partition((NEAR - 1, WIDE - 1), axis=1)
+        radii[:, part] = near[:, [NEAR - 1, WIDE - 1]].T
     return radii
 
 
