@@ -34,6 +34,13 @@ class Estimate:
         return cls(name, float(value), float(low), float(high), *counts, error, note)
 
     @classmethod
+    def factor(cls, name: str, value: float, variance: float, counts: tuple[int, int]) -> "Estimate":
+        """A number above 0 that is skewed upward: value exp(-+ 1.96 sqrt(variance) / value); no interval at 0."""
+        error = float(np.sqrt(variance))
+        low, high = (float(value * np.exp(sign * Z * error / value)) if value else None for sign in (-1, 1))
+        return cls(name, float(value), low, high, *counts, error, "" if value else "Nothing was found to tell a spread from.")
+
+    @classmethod
     def share(cls, name: str, value: float, variance: float, of: int, counts: tuple[int, int]) -> "Estimate":
         """A share p of n rows: the interval of Agresti and Coull (1998), which does not shrink to a point at 0 and 1.
 

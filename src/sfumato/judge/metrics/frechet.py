@@ -94,8 +94,8 @@ def distances(samples: np.ndarray, reference: np.ndarray, moments: Moments | Non
     same kind instead: its repeated rows have fewer independent ones among them.
     """
     x = rows(samples)
-    y = None if moments is not None else rows(reference, x.shape[1])
-    against = Moments.of(y) if moments is None else moments
+    y = rows(reference, x.shape[1]) if moments is None else None
+    against = Moments.of(reference) if moments is None else moments
     counts = (len(x), against.count)
     names = ("frechet", "frechet_limit")
     if min(counts) < 2:
@@ -110,9 +110,9 @@ def distances(samples: np.ndarray, reference: np.ndarray, moments: Moments | Non
 
     value, bias, variance = _expansion(x, y, against)
     random = np.random.default_rng(seed)
-    mixed = [None if part is None else random.permutation(part) for part in (x, y)]
-    halves = [_expansion(*(None if part is None else part[k::2] for part in mixed), against) for k in (0, 1)]
-    half = np.mean([parts[0] - parts[1] for parts in halves])
+    mixed_x, mixed_y = random.permutation(x), None if y is None else random.permutation(y)
+    halves = [_expansion(mixed_x[k::2], None if mixed_y is None else mixed_y[k::2], against) for k in (0, 1)]
+    half = sum(distance - bias for distance, bias, _ in halves) / 2
     limit = (4 * (value - bias) - half) / 3  # what is left falls as 1/N^2: at half the rows it is four times as large
     note = f"About {value - limit:.3g} of it comes from the number of pictures."
     return [

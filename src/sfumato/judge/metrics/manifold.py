@@ -18,8 +18,8 @@ def measures(samples: np.ndarray, reference: np.ndarray, seed: int = 0) -> list[
 
     All four depend on N and M; the intervals are for their mean over other draws of as many. The spread is that of subsets
     drawn without replacement from both sets (from `seed`), a share f of each (half up to 2,000 rows, less of more), times
-    f / (1 - f) in variance (Politis, Romano 1994). A bootstrap would draw rows repeatedly, and the balls of repeated rows shrink to
-    points; a jackknife that takes away single rows gives about twice the true deviation.
+    f / (1 - f) in variance (Politis, Romano 1994). A bootstrap would draw rows repeatedly, and the balls of repeated rows
+    shrink to points; a jackknife that takes away single rows gave twice the true deviation.
     """
     x = rows(samples)
     y = rows(reference, x.shape[1])
@@ -41,7 +41,7 @@ def measures(samples: np.ndarray, reference: np.ndarray, seed: int = 0) -> list[
     return [
         Estimate.share(name, value, variance, of[name], counts)
         if name in of
-        else Estimate.normal(name, value, variance, counts, least=0.0)
+        else Estimate.factor(name, value, variance, counts)
         for name, value, variance in zip(NAMES, values, variances, strict=True)
     ]
 
