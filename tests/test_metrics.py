@@ -125,7 +125,7 @@ def test_bias_and_variance_are_the_derivatives_of_the_distance_in_each_row():
 
 def test_the_limit_is_free_of_the_bias_that_the_usual_number_has():
     """Equal Gaussians: (D + (D^2 + D) / 4) (1 / N + 1 / M). At D / N = 1 / 4 its own estimate falls short by a seventh."""
-    found = [frechet.distances(draws(64, 16, 2 * k), draws(80, 16, 2 * k + 1)) for k in range(50)]
+    found = [frechet.estimates(draws(64, 16, 2 * k), draws(80, 16, 2 * k + 1)) for k in range(50)]
     usual, limit = (np.array([pair[k].value for pair in found]) for k in (0, 1))
     first = (16 + 68) * (1 / 64 + 1 / 80)
     noise = limit.std() / math.sqrt(50)
@@ -135,24 +135,24 @@ def test_the_limit_is_free_of_the_bias_that_the_usual_number_has():
 
 def test_a_reference_known_by_its_moments_is_taken_as_exact():
     x, true = draws(300, 4, 0), Moments(10**6, np.zeros(4), np.eye(4) * (10**6 - 1))
-    usual, limit = frechet.distances(x, draws(5, 4, 1), true)
+    usual, limit = frechet.estimates(x, draws(5, 4, 1), true)
     assert (usual.samples, usual.reference) == (300, 10**6)
     assert usual.value == frechet.frechet(Moments.of(x), true)
     assert limit.value == pytest.approx(usual.value - (4 + 5) / 300, abs=0.01)
 
 
 def test_too_few_pictures_for_an_interval_get_none():
-    usual, limit = frechet.distances(draws(31, 8, 0), draws(400, 8, 1))
+    usual, limit = frechet.estimates(draws(31, 8, 0), draws(400, 8, 1))
     assert usual.value > 0
     assert usual.low is usual.high is limit.value is None
     assert "32 pictures" in limit.note
-    assert frechet.distances(draws(32, 8, 0), draws(400, 8, 1))[1].value is not None
+    assert frechet.estimates(draws(32, 8, 0), draws(400, 8, 1))[1].value is not None
 
 
 def test_features_that_never_vary_change_nothing():
     x, y = draws(100, 4, 0), draws(90, 4, 1)
     wide = [np.hstack([part, np.full((len(part), 1), 3.0)]) for part in (x, y)]
-    for a, b in zip(frechet.distances(x, y), frechet.distances(*wide), strict=True):
+    for a, b in zip(frechet.estimates(x, y), frechet.estimates(*wide), strict=True):
         np.testing.assert_allclose([a.value, a.low, a.high], [b.value, b.low, b.high], rtol=1e-9, atol=1e-12)
 
 
@@ -160,7 +160,7 @@ def test_sets_that_vary_in_different_features_have_nothing_in_common():
     """tr((C_a C_b)^(1/2)) is 0, and so is its part of the variance: rows add (x - m_a)^2 + 2 (m_a - m_b) (x - m_a)."""
     x, y = np.zeros((50, 2)), np.zeros((60, 2))
     x[:, 0], y[:, 1] = draws(50, 1, 0)[:, 0], draws(60, 1, 1)[:, 0]
-    usual, _ = frechet.distances(x, y)
+    usual, _ = frechet.estimates(x, y)
     assert usual.value == pytest.approx(x[:, 0].mean() ** 2 + y[:, 1].mean() ** 2 + x[:, 0].var(ddof=1) + y[:, 1].var(ddof=1))
     assert usual.error == pytest.approx(math.sqrt(np.var(x[:, 0] ** 2, ddof=1) / 50 + np.var(y[:, 1] ** 2, ddof=1) / 60))
 
@@ -210,8 +210,8 @@ def test_the_kernel_distance_and_both_parts_of_its_variance_have_no_bias(other):
 
 
 def test_the_kernel_distance_of_few_rows_is_not_told():
-    assert kernel.distance(draws(3, 2, 0), draws(9, 2, 0)).value is None
-    assert kernel.distance(draws(4, 2, 0), draws(4, 2, 1)).error >= 0
+    assert kernel.estimates(draws(3, 2, 0), draws(9, 2, 0))[0].value is None
+    assert kernel.estimates(draws(4, 2, 0), draws(4, 2, 1))[0].error >= 0
 
 
 # ---- precision, recall, density, coverage ----------------------------------------------------------------------------
@@ -246,7 +246,7 @@ def test_shares_of_equal_sets_are_whole_even_far_from_the_origin():
 def test_shares_of_disjoint_sets_are_nothing():
     x, y = draws(60, 5, 0), 100 + draws(50, 5, 1)
     np.testing.assert_array_equal(manifold.shares(x, y), 0)
-    precision, _, density, _ = manifold.measures(x, y)
+    precision, _, density, _ = manifold.estimates(x, y)
     assert (precision.low, density.low, density.high) == (0, None, None)  # no spread was seen, and none is claimed
     assert 0.01 < precision.high < 0.1  # of 60: about 4 in 60 may still be within
 
@@ -259,7 +259,7 @@ def test_shares_ignore_rotation_scale_shift_and_order():
 
 
 def test_expected_coverage_and_density_of_equal_distributions():
-    """Naeem et al. 2020, eq. 8: 1 - (M - 1) ... (M - k) / ((N + M - 1) ... (N + M - k)); density is 1."""
+    """Naeem et al. 2020: 1 - (M - 1) ... (M - k) / ((N + M - 1) ... (N + M - k)); density is 1."""
     n, m = 15, 25
     found = np.array([manifold.shares(draws(n, 2, 2 * k), draws(m, 2, 2 * k + 1)) for k in range(400)])
     expected = 1 - math.prod((m - j) / (n + m - j) for j in range(1, 6))
@@ -277,10 +277,10 @@ def test_the_ball_of_a_row_with_many_duplicates_holds_its_copies_alone(monkeypat
 
 
 def test_shares_of_few_rows_have_a_sentence_or_no_interval():
-    few, small = manifold.measures(draws(5, 2, 0), draws(90, 2, 1)), manifold.measures(draws(6, 2, 0), draws(90, 2, 1))
+    few, small = manifold.estimates(draws(5, 2, 0), draws(90, 2, 1)), manifold.estimates(draws(6, 2, 0), draws(90, 2, 1))
     assert all(found.value is None and "at least 6" in found.note for found in few)
     assert all(found.value is not None and found.low is None and "at least 40" in found.note for found in small)
-    assert all(found.low <= found.value <= found.high for found in manifold.measures(draws(40, 2, 0), draws(40, 2, 1)))
+    assert all(found.low <= found.value <= found.high for found in manifold.estimates(draws(40, 2, 0), draws(40, 2, 1)))
 
 
 def test_an_interval_of_a_share_does_not_shrink_at_its_ends():
@@ -353,25 +353,27 @@ def coverage(found, true):
 @pytest.mark.parametrize("shift", [0.0, 0.05, 0.3])
 @pytest.mark.parametrize(("dimensions", "n", "m"), [(8, 60, 200), (32, 400, 400), (64, 256, 256)])
 def test_intervals_of_distances_between_gaussians_hold_the_true_value(dimensions, n, m, shift):
-    """95 % of 200, less three deviations of a binomial; more is expected near zero, where the variance is too large."""
+    """95 % of 200, less three deviations of a binomial; near zero variances are too large on purpose, and it is more.
+
+    The kernel is a cubic, whose long tails cost its interval a little more.
+    """
     scale = (1 + shift) / np.arange(1, dimensions + 1) ** 0.5
     frechets, kernels = [], []
     for k in range(200):
         x, y = draws(n, dimensions, 2 * k) * scale + shift, draws(m, dimensions, 2 * k + 1) * scale / (1 + shift)
-        frechets.append(frechet.distances(x, y))
-        kernels.append(kernel.distance(x, y))
+        frechets.append(frechet.estimates(x, y))
+        kernels += kernel.estimates(x, y)
     true = dimensions * shift**2 + np.sum((scale - scale / (1 + shift)) ** 2)
     assert coverage([limit for _, limit in frechets], true) > 0.9
     usual = [usual for usual, _ in frechets]
     assert coverage(usual, np.mean([e.value for e in usual])) > 0.9
-    assert coverage(kernels, np.mean([e.value for e in kernels])) > 0.9
-    deviations = np.array([e.value for e in kernels])
-    assert np.mean([e.error for e in kernels]) == pytest.approx(deviations.std(), rel=0.3)
+    assert coverage(kernels, np.mean([e.value for e in kernels])) > 0.87
+    assert 0.85 < np.mean([e.error for e in kernels]) / np.std([e.value for e in kernels]) < 1.4
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("dimensions", "n", "m", "shift"), [(2, 300, 300, 1.0), (16, 300, 300, 0.3), (8, 100, 400, 0.3)])
 def test_intervals_of_shares_hold_their_mean(dimensions, n, m, shift):
-    found = [manifold.measures(draws(n, dimensions, 2 * k) + shift, draws(m, dimensions, 2 * k + 1)) for k in range(150)]
+    found = [manifold.estimates(draws(n, dimensions, 2 * k) + shift, draws(m, dimensions, 2 * k + 1)) for k in range(150)]
     for column in zip(*found, strict=True):
         assert coverage(column, np.mean([e.value for e in column])) > 0.88

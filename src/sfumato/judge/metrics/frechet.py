@@ -34,7 +34,7 @@ class Moments:
         return cls(len(x), mean, centred.T @ centred)
 
     def __add__(self, other: "Moments") -> "Moments":
-        """Moments of both sets together (Chan, Golub, LeVeque 1983, eq. 2.1): no difference of large numbers."""
+        """Moments of both sets together (Chan, Golub, LeVeque 1983): no difference of large numbers."""
         if self.mean.shape != other.mean.shape:
             raise UserError(f"Features of one length can be put together; found {len(self.mean)} and {len(other.mean)}.")
         count = self.count + other.count
@@ -69,8 +69,8 @@ def frechet(a: Moments, b: Moments) -> float:
         |m_a - m_b|^2 + tr(C_a) + tr(C_b) - 2 tr((C_a C_b)^(1/2)),    tr((C_a C_b)^(1/2)) = sum of singular values of R_a^T R_b
 
     for any roots C = R R^T, here those of symmetric eigenvalues: no eigenvalue below zero can arise, covariances may be
-    singular. This is what FID is, biased upward by about D^2 / N (see `distances`). Raises UserError for fewer than two rows.
-    Source: Dowson, Landau 1982, eq. 4; Heusel et al. 2017, eq. 6.
+    singular. This is what FID is: of samples, it is too large, the more so the fewer they are and the more features (see
+    `estimates`). Raises UserError for fewer than two rows. Source: Dowson, Landau 1982; Heusel et al. 2017, eq. 6.
     """
     if a.mean.shape != b.mean.shape:
         raise UserError(f"Features of one length can be compared; found {len(a.mean)} and {len(b.mean)}.")
@@ -79,7 +79,7 @@ def frechet(a: Moments, b: Moments) -> float:
     return _distance(a, b, np.linalg.svd(_root(a).T @ _root(b), compute_uv=False))
 
 
-def distances(samples: np.ndarray, reference: np.ndarray, moments: Moments | None = None, seed: int = 0) -> list[Estimate]:
+def estimates(samples: np.ndarray, reference: np.ndarray, moments: Moments | None = None, seed: int = 0) -> list[Estimate]:
     """The Frechet distance of features (N, D) to (M, D) as it is published, and freed of its bias.
 
     - `frechet`: as usual. Its interval is for the mean of this number over other draws of N and M pictures.

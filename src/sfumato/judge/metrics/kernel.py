@@ -5,18 +5,19 @@ import numpy as np
 from .estimate import Estimate, blocks, rows
 
 
-def distance(samples: np.ndarray, reference: np.ndarray) -> Estimate:
-    """The squared MMD of features (N, D) and (M, D) with its standard error; near zero it may fall below.
+def estimates(samples: np.ndarray, reference: np.ndarray) -> list[Estimate]:
+    """One number, `kernel`: the squared MMD of features (N, D) and (M, D) with its standard error; near zero it may fall below.
 
-    The standard error is the root of `squared_mmd`'s variance, whose first part counts as 0 where its estimate is negative.
+    The standard error is the root of `squared_mmd`'s variance, whose parts count as 0 where their estimates are negative; at
+    zero distance that makes it up to 1.3 times the true deviation.
     """
     x = rows(samples)
     y = rows(reference, x.shape[1])
     counts = (len(x), len(y))
     if min(counts) < 4:
-        return Estimate.unknown("kernel", counts, "Needs at least 4 samples and 4 reference pictures.")
+        return [Estimate.unknown("kernel", counts, "Needs at least 4 samples and 4 reference pictures.")]
     value, linear, quadratic = squared_mmd(x, y)
-    return Estimate.normal("kernel", value, max(0.0, linear) + max(0.0, quadratic), counts)
+    return [Estimate.normal("kernel", value, max(0.0, linear) + max(0.0, quadratic), counts)]
 
 
 def squared_mmd(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
@@ -33,7 +34,7 @@ def squared_mmd(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
 
     All three numbers are estimated without bias, from N, M >= 4; tables are computed block by block. An estimate that
     takes the linear part alone (Bounliphone et al. 2016) is wrong where it matters most, near zero.
-    Source: Binkowski et al. 2018, sec. 4; Sutherland, Deka 2019; tr(C^2) is HSIC_1 of Song et al. 2012, eq. 5, with K = L.
+    Source: Binkowski et al. 2018, sec. 4; Sutherland, Deka 2019; tr(C^2) is the unbiased HSIC of Song et al. 2012 with K = L.
     """
     n, m = len(x), len(y)
     rows_xx, _, squares_xx = _sums(x, x)
@@ -45,8 +46,8 @@ def squared_mmd(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
     xx, yy = _trace(rows_xx, squares_xx), _trace(rows_yy, squares_yy)
     centred = squares_xy - np.sum(rows_xy**2) / m - np.sum(rows_yx**2) / n + total**2 / (n * m)
     xy = centred / ((n - 1) * (m - 1))
-    # The sample variance of the estimated witness, less what the noise in that estimate adds. By N - 2: a row is missing
-    # from the mean of the others that it is compared with, which takes another 1 / (N - 1) off how much the sum varies.
+    # The sample variance of the estimated witness, less what the noise in that estimate adds. A row's sum lacks the row
+    # itself, so between rows it varies by N - 2 times the mean.
     of_x = np.var(rows_xx / (n - 2) - rows_xy / m, ddof=1) - xx / (n - 2) - xy / m
     of_y = np.var(rows_yy / (m - 2) - rows_yx / n, ddof=1) - yy / (m - 2) - xy / n
     linear = 4 * of_x / n + 4 * of_y / m

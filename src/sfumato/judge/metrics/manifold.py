@@ -13,7 +13,7 @@ ROWS = 1000  # in the smaller set of each pair of subsets; at least a fifth and 
 LEAST = 40  # rows without which subsets would tell nothing
 
 
-def measures(samples: np.ndarray, reference: np.ndarray, seed: int = 0) -> list[Estimate]:
+def estimates(samples: np.ndarray, reference: np.ndarray, seed: int = 0) -> list[Estimate]:
     """The four numbers of `shares` for features (N, D) against (M, D), with intervals.
 
     All four depend on N and M; the intervals are for their mean over other draws of as many. The spread is that of subsets
@@ -33,10 +33,10 @@ def measures(samples: np.ndarray, reference: np.ndarray, seed: int = 0) -> list[
         return [
             Estimate(name, float(value), None, None, *counts, None, note) for name, value in zip(NAMES, values, strict=True)
         ]
-    part = min(0.5, max(0.2, ROWS / min(counts)))
+    fraction = min(0.5, max(0.2, ROWS / min(counts)))
     random = np.random.default_rng(seed)
-    some = [[random.permutation(each)[: round(part * len(each))] for each in (x, y)] for _ in range(DRAWS)]
-    variances = np.var([shares(*pair) for pair in some], axis=0, ddof=1) * part / (1 - part)
+    some = lambda each: each[random.choice(len(each), round(fraction * len(each)), replace=False)]
+    variances = np.var([shares(some(x), some(y)) for _ in range(DRAWS)], axis=0, ddof=1) * fraction / (1 - fraction)
     of = dict(precision=len(x), recall=len(y), coverage=len(y))  # the rows that each is a share of
     return [
         Estimate.share(name, value, variance, of[name], counts)
@@ -57,7 +57,7 @@ def shares(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     A ball reaches to the k-th nearest of the other rows of its own set, its surface included; that of a row with k
     duplicates holds its copies alone. Distances come from products, so what is as near as rounding is a copy, and what is
     as far as a radius lies on the ball.
-    Source: Kynkaanniemi et al. 2019, eq. 1, 2; Naeem et al. 2020, eq. 4, 5.
+    Source: Kynkaanniemi et al. 2019, eq. 1, 2; Naeem et al. 2020, sec. 3.
     """
     middle = y.mean(axis=0)
     x, y = x - middle, y - middle  # products round least near the origin

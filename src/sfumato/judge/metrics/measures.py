@@ -17,7 +17,7 @@ def measure(samples: np.ndarray, reference: np.ndarray, moments: Moments | None 
     Sets may be small, even empty: a number that cannot be told is None, and its note says why. Raises UserError for
     features of unequal length or that are not finite.
     """
-    distances = [[kernel.distance(samples, reference)], frechet.distances(samples, reference, moments)]
+    distances = [kernel.estimates(samples, reference), frechet.estimates(samples, reference, moments)]
     if len(samples) >= MANY:
         distances.reverse()
-    return [*distances[0], *distances[1], *manifold.measures(samples, reference)]
+    return [*distances[0], *distances[1], *manifold.estimates(samples, reference)]
