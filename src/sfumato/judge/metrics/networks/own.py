@@ -90,10 +90,8 @@ def train(
     total = min(max(SEEN[0], EPOCHS * len(images)), SEEN[1]) // batch * batch
     with torch.random.fork_rng(), torch.backends.cudnn.flags(deterministic=True):
         torch.manual_seed(0)
-        net, heads = (
-            Network(shape),
-            nn.ModuleDict({"match": nn.Sequential(nn.Linear(SIZE, SIZE), nn.ReLU(), nn.Linear(SIZE, SIZE))}),
-        )
+        net = Network(shape)
+        heads = nn.ModuleDict({"match": nn.Sequential(nn.Linear(SIZE, SIZE), nn.ReLU(), nn.Linear(SIZE, SIZE))})
         if labels:
             heads["tell"] = nn.Linear(SIZE, labels)
         parts = nn.ModuleList((net, heads)).to(device)
@@ -105,8 +103,9 @@ def train(
             features = net(torch.cat(windows(x, positions)).to(device))  # (2B, 96)
             matches, right = _matches(heads, features), torch.arange(batch, device=device)
             loss = (F.cross_entropy(matches, right) + F.cross_entropy(matches.T, right)) / 2
-            if labels:
-                loss = loss + F.cross_entropy(heads["tell"](features), found["label"].to(device).repeat(2), ignore_index=labels)
+            if labels:  # a picture without one has the number behind the last
+                guessed, label = heads["tell"](features), found["label"].to(device).repeat(2)
+                loss = loss + F.cross_entropy(guessed, label, ignore_index=labels, reduction="sum") / len(label)
             loss.backward()
             optimizer.step()
             rate.step()
