@@ -161,7 +161,8 @@ def _own(plan: Plan, device: str | None, progress: Progress) -> Features:
 
     key = _key(own.VERSION, plan.train.fingerprint, plan.held_out.fingerprint, codec, crop)
     weights, facts, path = _kept(f"own-{key}", make)
-    net = own.Network(plan.facts.shape)
+    with torch.device("meta"):  # numbers that are replaced at once need not be drawn
+        net = own.Network(plan.facts.shape).to_empty(device="cpu")
     fill(net, weights)
     name = f"own-{own.VERSION}-{_digest(weights)}"
     return Features(name, own.SIZE, net.eval().requires_grad_(False), own.sentence(facts), path, facts["accuracy"], 256)

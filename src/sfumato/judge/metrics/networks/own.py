@@ -1,16 +1,17 @@
 """A small network trained on the pictures themselves, in minutes, which needs nothing from outside.
 
-It learns to recognise a picture by a part of it: of one window of each of B pictures and another of each, which belong
-together (InfoNCE; van den Oord et al. 2018, "Representation Learning with Contrastive Predictive Coding"; as Chen et al. 2020,
-"A Simple Framework for Contrastive Learning", take it for pictures)?
+It learns to recognise a picture by a window of it: of B pictures and a window of each, which belong together (InfoNCE; van den
+Oord et al. 2018, "Representation Learning with Contrastive Predictive Coding"; as Chen et al. 2020, "A Simple Framework for
+Contrastive Learning", take it for pictures)?
 
     loss = -log softmax_j (z_i . z'_j / tau) at j = i, both ways,    z = head(f) / |head(f)|
 
-Where there are two labels or more it learns to tell them as well, from the same windows. Labels alone would leave features of
-little more than as many dimensions as there are labels, in which pictures of one label are all alike.
+Where there are two labels or more it learns to tell them as well. Labels alone would leave features of little more than as many
+dimensions as there are labels, in which pictures of one label are all alike.
 
 Why windows: they are cut as they are, never resized, blurred, mirrored or recoloured, so that the features stay sensitive to
-what generated pictures get wrong; nothing need be known of the pictures (to predict turns, say, one must know that they have an
+what generated pictures get wrong (trained on windows of random brightness and contrast, they no longer saw clothes that were
+lighter by a tenth of the range); nothing need be known of the pictures (to predict turns, say, one must know that they have an
 upper side, and medical slices and textures may have none); and success is a share that can be measured on held-out pictures.
 """
 
@@ -34,8 +35,9 @@ BATCH = 128
 RATE = 2e-3
 SEEN = 20_000, 100_000  # pictures that training takes in, at least and at most
 EPOCHS = 5  # between these
-WINDOW = 0.75  # of each side
+WINDOW = 0.6  # of each side
 TAU = 0.2
+SETTLED = 50  # batches over which the statistics of the norms are measured in the end
 CPU = Placement(torch.device("cpu"))
 
 Progress = Callable[[int, int], None]
@@ -100,59 +102,64 @@ def train(
         for done in range(0, total, batch):
             positions = torch.arange(done, done + batch)
             x, found = stream.batch(positions)
-            features = net(torch.cat(windows(x, positions)).to(device))  # (2B, 96)
-            matches, right = _matches(heads, features), torch.arange(batch, device=device)
+            whole, part = net(x.to(device)), net(window(x, positions).to(device))  # (B, 96) each
+            matches, right = _matches(heads, whole, part), torch.arange(batch, device=device)
             loss = (F.cross_entropy(matches, right) + F.cross_entropy(matches.T, right)) / 2
             if labels:  # a picture without one has the number behind the last
-                guessed, label = heads["tell"](features), found["label"].to(device).repeat(2)
-                loss = loss + F.cross_entropy(guessed, label, ignore_index=labels, reduction="sum") / len(label)
+                label = found["label"].to(device)
+                loss = loss + F.cross_entropy(heads["tell"](whole), label, ignore_index=labels, reduction="sum") / batch
             loss.backward()
             optimizer.step()
             rate.step()
             optimizer.zero_grad(set_to_none=True)
             progress(done + batch, total)
+        starts = range(0, min(total, SETTLED * batch), batch)  # else they would be those of pictures and windows mixed
+        settle = (stream.batch(torch.arange(start, start + batch))[0].to(device) for start in starts)
+        torch.optim.swa_utils.update_bn(settle, net)
     parts.eval()
     quality = _quality(net, heads, stream, held_out, device) if len(held_out) else {"accuracy": None}
     return net, {"labels": labels, "seen": total} | quality
 
 
-def windows(x: Tensor, positions: Tensor) -> list[Tensor]:
-    """Two windows of each picture x (B, C, H, W) on the CPU, (B, C, h, w) each; a function of the position in the stream."""
+def window(x: Tensor, positions: Tensor) -> Tensor:
+    """A window (B, C, h, w) of each picture x (B, C, H, W) on the CPU; a function of its position in the stream."""
     size = (math.ceil(WINDOW * x.shape[2]), math.ceil(WINDOW * x.shape[3]))
-    return [cut(x, offsets(side, positions, x.shape, size), size) for side in (0, 1)]
+    return cut(x, offsets(0, positions, x.shape, size), size)
 
 
 def sentence(facts: dict[str, Any]) -> str:
     """What the network has learned, and how well."""
-    told = "the label" if facts["labels"] else f"which of {facts['among']} windows is of the same picture"
-    how = f"{facts['labels']} labels" if facts["labels"] else "pictures without labels"
+    labels = facts["labels"]
+    how, told = (
+        (f"{labels} labels", "the label") if labels else ("windows", f"which of {facts['among']} pictures a window is of")
+    )
     how = f"Own features, learned from {how} in {facts['seen']:,} pictures"
     if facts["accuracy"] is None:
         return f"{how}; none are held out to measure them on."
     return (
-        f"{how}: they tell {told} for {facts['accuracy']:.1%} of {facts['held_out']:,} held-out pictures "
+        f"{how}: they tell {told} for {facts['accuracy']:.1%} of {facts['held_out']:,} that were held out "
         f"({facts['chance']:.1%} by chance)."
     )
 
 
-def _matches(heads: nn.ModuleDict, features: Tensor) -> Tensor:
-    """The likeness z_i . z'_j / tau, (B, B), of features (2B, 96) of which k and B + k belong together."""
-    one, other = F.normalize(heads["match"](features)).chunk(2)
-    return one @ other.T / TAU
+def _matches(heads: nn.ModuleDict, whole: Tensor, part: Tensor) -> Tensor:
+    """The likeness z_i . z'_j / tau, (B, B), of the features of pictures and of windows, (B, 96) each."""
+    return F.normalize(heads["match"](whole)) @ F.normalize(heads["match"](part)).T / TAU
 
 
 @torch.no_grad()
 def _quality(net: Network, heads: nn.ModuleDict, stream: Stream, held_out: Images, device: torch.device) -> dict[str, Any]:
-    """Of what share of the held-out pictures the label is told, or among 128 windows that of the same picture."""
+    """Of what share of the held-out pictures the label is told, or which of 128 of them a window is of."""
     among, right, targets = min(BATCH, len(held_out)), [torch.zeros(0)], [torch.zeros(0, dtype=torch.int64)]
     for start in range(0, len(held_out) - among + 1, BATCH):  # the few of an incomplete batch would have it easier
         positions = torch.arange(start, start + among)
         x, found = stream.read(held_out.batch(positions))
+        whole = net(x.to(device))
         if "tell" in heads:
-            guessed, target = heads["tell"](net(x.to(device))), found["label"]
+            guessed, target = heads["tell"](whole), found["label"]
         else:
-            pairs = torch.cat(windows(x, positions)).to(device)
-            guessed, target = _matches(heads, net(pairs)), torch.arange(among)
+            part = net(window(x, positions).to(device))
+            guessed, target = _matches(heads, whole, part).T, torch.arange(among)
         known = target < guessed.shape[1]  # else it has no label
         right.append((guessed.argmax(1).cpu() == target)[known])
         targets.append(target[known])
