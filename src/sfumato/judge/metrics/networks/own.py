@@ -129,17 +129,12 @@ def window(x: Tensor, positions: Tensor) -> Tensor:
 
 def sentence(facts: dict[str, Any]) -> str:
     """What the network has learned, and how well."""
-    labels = facts["labels"]
-    how, told = (
-        (f"{labels} labels", "the label") if labels else ("windows", f"which of {facts['among']} pictures a window is of")
-    )
-    how = f"Own features, learned from {how} in {facts['seen']:,} pictures"
-    if facts["accuracy"] is None:
-        return f"{how}; none are held out to measure them on."
-    return (
-        f"{how}: they tell {told} for {facts['accuracy']:.1%} of {facts['held_out']:,} that were held out "
-        f"({facts['chance']:.1%} by chance)."
-    )
+    labels, accuracy = facts["labels"], facts["accuracy"]
+    said = f"Own features, after {facts['seen']:,} pictures {f'with {labels} labels' if labels else 'without labels'}"
+    if accuracy is None:
+        return f"{said}; none are held out to measure them on."
+    told = "the label" if labels else f"which of {facts['among']} pictures a window is of"
+    return f"{said}: they tell {told} for {accuracy:.1%} of {facts['held_out']:,} held out ({facts['chance']:.1%} by chance)."
 
 
 def _matches(heads: nn.ModuleDict, whole: Tensor, part: Tensor) -> Tensor:
