@@ -1,10 +1,11 @@
 """Published feature networks: counts and shapes from their papers, resizing by hand, names, an independent implementation."""
 
-import importlib.util
 import math
 
 import pytest
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 from sfumato.judge.metrics.networks import dinov2, inception
 from sfumato.nets import parameters
@@ -163,42 +164,36 @@ def test_places_are_resized_about_their_centres_and_kept_at_their_own_size():
         assert middle == pytest.approx(centre, abs=0.03)  # the cubic does not follow a ramp exactly
 
 
-@pytest.mark.skipif(not importlib.util.find_spec("transformers"), reason="transformers is not installed")
-@pytest.mark.parametrize("registers", [0, 4])
-def test_dinov2_is_the_network_that_transformers_has(registers):
-    import transformers
+THEIRS = {  # the parts of torch's layer: ours, and the scale of what they add
+    "norm1.": ("norm1", None),
+    "norm2.": ("norm2", None),
+    "self_attn.in_proj_": ("attn.qkv", None),
+    "self_attn.out_proj.": ("attn.proj", "ls1.gamma"),
+    "linear1.": ("mlp.fc1", None),
+    "linear2.": ("mlp.fc2", "ls2.gamma"),
+}
 
-    kind = transformers.Dinov2WithRegistersModel if registers else transformers.Dinov2Model
-    config = kind.config_class(
-        hidden_size=384, num_hidden_layers=2, num_attention_heads=6, image_size=224, patch_size=14,
-        **({"num_register_tokens": registers} if registers else {}),
-    )  # fmt: skip
+
+@pytest.mark.parametrize("registers", [0, 4])
+def test_dinov2_is_torchs_own_transformer_with_the_scales_in_its_weights(registers):
     weights = drawn(dinov2.DINOv2, 384, 2, 16, registers)
-    theirs, mine = kind(config).eval(), dinov2.read(weights).eval()
-    theirs.load_state_dict(_renamed(weights), strict=False)
     x = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0)) * 2 - 1
     mean, std = (torch.tensor(values)[:, None, None] for values in (dinov2.MEAN, dinov2.STD))
-    with torch.no_grad():
-        found, expected = mine(x), theirs(((x + 1) / 2 - mean) / std).last_hidden_state[:, 0]
+    patches = F.unfold(((x + 1) / 2 - mean) / std, 14, stride=14).transpose(1, 2)  # (B, 256, 3 * 14 * 14)
+    tokens = F.linear(patches, weights["patch_embed.proj.weight"].flatten(1), weights["patch_embed.proj.bias"])
+    tokens = torch.cat((weights["cls_token"].expand(2, -1, -1), tokens), 1) + weights["pos_embed"]
+    if registers:
+        tokens = torch.cat((tokens, weights["register_tokens"].expand(2, -1, -1)), 1)  # attention knows no order
+    for i in range(2):
+        layer = nn.TransformerEncoderLayer(384, 6, 1536, 0, "gelu", 1e-6, batch_first=True, norm_first=True)
+        of = {name.removeprefix(f"blocks.{i}."): tensor for name, tensor in weights.items()}
+        for theirs, (ours, scale) in THEIRS.items():
+            for kind in ("weight", "bias"):
+                value = of[f"{ours}.{kind}"]
+                scaled = (of[scale].unsqueeze(1) if value.ndim == 2 else of[scale]) * value if scale else value
+                layer.get_parameter(theirs + kind).data = scaled
+        tokens = layer(tokens)
+    expected = F.layer_norm(tokens[:, 0], (384,), weights["norm.weight"], weights["norm.bias"], 1e-6)
+    found = dinov2.read(weights).eval()(x)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert found.std() > 0.1
-
-
-def _renamed(weights):
-    """Meta's names as transformers has them."""
-    out = {}
-    for name, tensor in weights.items():
-        for old, new in {
-            "patch_embed.proj": "embeddings.patch_embeddings.projection", "cls_token": "embeddings.cls_token",
-            "pos_embed": "embeddings.position_embeddings", "register_tokens": "embeddings.register_tokens",
-            "blocks.": "encoder.layer.", "attn.proj": "attention.output.dense", "ls1.gamma": "layer_scale1.lambda1",
-            "ls2.gamma": "layer_scale2.lambda1",
-        }.items():  # fmt: skip
-            name = name.replace(old, new)
-        name = name.replace("norm.", "layernorm.") if name.startswith("norm.") else name
-        if "attn.qkv" in name:
-            for part, piece in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
-                out[name.replace("attn.qkv", f"attention.attention.{part}")] = piece
-        else:
-            out[name] = tensor
-    return out

@@ -147,7 +147,7 @@ def test_training_is_done_once_and_a_damaged_file_is_made_again(digits, brief, m
     for damaged in (whole[:1000], b"", whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]):
         first.path.write_bytes(damaged)
         assert features("own", digits, "cpu").name == first.name
-        assert first.path.read_bytes() == whole
+        assert features("own", digits, "cpu", lambda *_: pytest.fail("trained")).name == first.name
     monkeypatch.setattr(own, "VERSION", own.VERSION + 1)
     assert features("own", digits, "cpu").path != first.path
 

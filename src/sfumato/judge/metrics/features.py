@@ -86,7 +86,6 @@ def features(
     return Features(f"{kind}-{VERSION}-{_digest(weights)}", size, net, f"{kind}, {size} features from {file}.", Path(file))
 
 
-@torch.no_grad()
 def extract(
     features: Features,
     pictures: np.ndarray,

@@ -90,8 +90,8 @@ def train(
     labels = 0 if counts is None or np.count_nonzero(counts) < 2 else len(counts)
     batch = min(BATCH, len(images))
     total = min(max(SEEN[0], EPOCHS * len(images)), SEEN[1]) // batch * batch
-    with torch.random.fork_rng(), torch.backends.cudnn.flags(deterministic=True):
-        torch.manual_seed(0)
+    with torch.random.fork_rng(devices=[]), torch.backends.cudnn.flags(deterministic=True):
+        torch.default_generator.manual_seed(0)  # chance decides the first weights, which are drawn on the CPU, and nothing else
         net = Network(shape)
         heads = nn.ModuleDict({"match": nn.Sequential(nn.Linear(SIZE, SIZE), nn.ReLU(), nn.Linear(SIZE, SIZE))})
         if labels:
@@ -145,7 +145,7 @@ def _matches(heads: nn.ModuleDict, whole: Tensor, part: Tensor) -> Tensor:
 @torch.no_grad()
 def _quality(net: Network, heads: nn.ModuleDict, stream: Stream, held_out: Images, device: torch.device) -> dict[str, Any]:
     """Of what share of the held-out pictures the label is told, or which of 128 of them a window is of."""
-    among, right, targets = min(BATCH, len(held_out)), [torch.zeros(0)], [torch.zeros(0, dtype=torch.int64)]
+    among, right, targets = min(BATCH, len(held_out)), [torch.zeros(0, dtype=torch.double)], [torch.zeros(0, dtype=torch.int64)]
     for start in range(0, len(held_out) - among + 1, BATCH):  # the few of an incomplete batch would have it easier
         positions = torch.arange(start, start + among)
         x, found = stream.read(held_out.batch(positions))
