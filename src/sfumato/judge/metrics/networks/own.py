@@ -6,8 +6,8 @@ Contrastive Learning", take it for pictures)?
 
     loss = -log softmax_j (z_i . z'_j / tau) at j = i, both ways,    z = head(f) / |head(f)|
 
-Where there are two labels or more it learns to tell them as well. Labels alone would leave features of little more than as many
-dimensions as there are labels, in which pictures of one label are all alike.
+Where there are two labels or more it learns to tell them as well. With labels alone, features see half as much of what is lost
+within a class: digits of which 20 different ones are left are then 6.6 times as far away as real ones, with both 14 times.
 
 Why windows: they are cut as they are, never resized, blurred, mirrored or recoloured, so that the features stay sensitive to
 what generated pictures get wrong (trained on windows of random brightness and contrast, they no longer saw clothes that were
@@ -113,11 +113,10 @@ def train(
             rate.step()
             optimizer.zero_grad(set_to_none=True)
             progress(done + batch, total)
+        quality = _quality(net, heads, stream, held_out, device) if len(held_out) else {"accuracy": None}
         starts = range(0, min(total, SETTLED * batch), batch)  # else they would be those of pictures and windows mixed
         settle = (stream.batch(torch.arange(start, start + batch))[0].to(device) for start in starts)
         torch.optim.swa_utils.update_bn(settle, net)
-    parts.eval()
-    quality = _quality(net, heads, stream, held_out, device) if len(held_out) else {"accuracy": None}
     return net, {"labels": labels, "seen": total} | quality
 
 
@@ -144,7 +143,10 @@ def _matches(heads: nn.ModuleDict, whole: Tensor, part: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _quality(net: Network, heads: nn.ModuleDict, stream: Stream, held_out: Images, device: torch.device) -> dict[str, Any]:
-    """Of what share of the held-out pictures the label is told, or which of 128 of them a window is of."""
+    """Of what share of the held-out pictures the label is told, or which of 128 of them a window is of.
+
+    The norms take their statistics from each batch, as in training: those of windows are others than those of pictures.
+    """
     among, right, targets = min(BATCH, len(held_out)), [torch.zeros(0, dtype=torch.double)], [torch.zeros(0, dtype=torch.int64)]
     for start in range(0, len(held_out) - among + 1, BATCH):  # the few of an incomplete batch would have it easier
         positions = torch.arange(start, start + among)
