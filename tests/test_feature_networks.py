@@ -63,10 +63,10 @@ def test_inceptions_names_are_those_of_the_file():
 
 def test_inception_takes_gray_and_colour_of_any_size_and_gray_is_colour_repeated(weights):
     net = inception.read(weights).eval()
-    x = torch.rand(2, 1, 8, 11, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    x = torch.rand(1, 1, 8, 11, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
         gray, colour = net(x), net(x.repeat(1, 3, 1, 1))
-    assert gray.shape == (2, 2048)
+    assert gray.shape == (1, 2048)
     torch.testing.assert_close(gray, colour)
     assert gray.std() > 0
 

@@ -72,7 +72,7 @@ def test_what_was_learned_holds_for_pictures_that_were_held_out(trained):
     plan, found = trained
     assert found.size == 96
     if plan.train.labels is None:
-        assert found.accuracy > 30 / min(128, len(plan.held_out))  # 30 times as often as chance
+        assert found.accuracy > 10 / 90  # ten times as often as chance
         assert "which of 90 pictures a window is of" in found.about
     else:
         assert found.accuracy > 0.8
@@ -159,8 +159,10 @@ def test_other_pictures_and_other_preprocessing_have_other_networks(digits, brie
     assert features("own", ranged, "cpu").path == features("own", digits, "cpu").path  # the features see [-1, 1] all the same
 
 
-@pytest.mark.parametrize("shape", [(8, 8), (9, 30), (40, 24)])
-@pytest.mark.parametrize(("channels", "dtype", "high"), [(1, np.uint8, 255), (3, np.float32, 7), (4, np.uint16, 4095)])
+@pytest.mark.parametrize(
+    ("shape", "channels", "dtype", "high"),
+    [((8, 8), 1, np.uint8, 255), ((9, 30), 3, np.float32, 7), ((80, 48), 4, np.uint16, 4095)],
+)
 def test_any_shape_and_depth(shape, channels, dtype, high, brief):
     pictures = noise(40, *shape, channels, dtype=dtype, high=high)
     plan = planned(pictures, size=shape)
