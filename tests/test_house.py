@@ -40,7 +40,7 @@ ARROWS = {
     "scenes": {*HEART, "draws", "config", "run", "data", "picture", "model", "trainer", *BASE},
     "slurm": BASE,
     "few": {*HEART, "model", "run", *BASE},
-    "judge": {*HEART, "draws", "config", "run", "nets", "data", "picture", "training", "model", "trainer", *BASE},
+    "judge": {*HEART, "draws", "config", "run", "nets", "data", "picture", "training", "model", "finetune", "trainer", *BASE},
     "commands": None,  # everything
     "cli": {"errors", "__init__", "commands"},
     "__main__": {"cli"},
