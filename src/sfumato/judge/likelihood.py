@@ -85,7 +85,7 @@ def measure(
     images: Images,
     way: str = "ode",
     n: int = 256,
-    evaluations: int = 128,
+    evaluations: int = 64,
     seed: int = 0,
     batch: int = 64,
     progress: Progress = lambda done, total: None,
@@ -187,7 +187,8 @@ def by_bound(
     noise = lambda i: draws.normal(draws.keys(seed, "bound", numbers, i).to(x0.device), x0.shape[1:], x0.dtype)
     diffusion = x0.new_zeros(len(x0), dtype=torch.float64)
     for i in range(count):
-        log_snr = lowest + (highest - lowest) * draws.golden(seed, "bound", numbers * count + i)  # (B,)
+        u = (i + draws.golden(seed, "bound", numbers)) / count  # (B,)
+        log_snr = lowest + (highest - lowest) * (1 - (2 * u - 1).abs())  # up and down again: errors at both ends cancel
         t = frame.schedule.time(log_snr)
         x0_hat = frame(diffuse(frame.schedule, x0, t, noise(i)), t, **cond)
         diffusion += log_snr.exp().to(x0.device) * (x0_hat - x0).double().square().flatten(1).sum(1)
