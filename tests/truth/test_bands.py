@@ -154,6 +154,14 @@ def test_the_batch_changes_nothing_and_all_models_see_the_same():
     np.testing.assert_allclose(whole.losses["averaged"], parts.losses["averaged"], rtol=1e-5)
 
 
+def test_each_picture_meets_noise_of_its_own_in_each_band(monkeypatch):
+    level = lambda numbers, edges, seed: torch.zeros(len(edges) - 1, len(numbers), dtype=torch.float64)
+    monkeypatch.setattr(bands, "levels", level)
+    same = Images(np.full((12, *SHAPE), 0.2, np.float32))
+    found = bands.measure({"": model(lambda x, t: x)}, TRAIN, same).squared[""]  # (10, 12)
+    assert len(np.unique(found)) == found.size
+
+
 @pytest.mark.parametrize("schedule", ["cosine", "flow", "edm"])
 def test_the_loss_is_that_of_training(schedule):
     """By its weight where errors are squared, by the loss itself else; huber beyond all errors is half of l2."""

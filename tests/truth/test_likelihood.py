@@ -60,11 +60,11 @@ def two_hills(schedule):
 def test_the_ode_converges_with_the_fourth_order():
     exact = two_hills(ALL["edm"])
     x0 = exact.draw(16)
-    solve = lambda steps: likelihood.flow(exact, x0, (-8.0, 8.0), 0.8, steps, lambda i: torch.ones_like(x0))
-    truth, steps = solve(80), [16, 24, 32]
+    solve = lambda steps: likelihood.flow(exact, x0, (-3.0, 4.0), 0.8, steps, lambda i: torch.ones_like(x0))
+    truth, steps = solve(120), [20, 30, 40]
     errors = [(solve(count) - truth).square().mean().sqrt().item() for count in steps]
     slope = np.polyfit(np.log(steps), np.log(errors), 1)[0]
-    assert -4.6 < slope < -3.4, errors
+    assert -4.5 < slope < -3.7, errors
 
 
 def test_the_estimated_trace_is_right_on_average():
@@ -89,6 +89,13 @@ def test_signs_are_drawn_anew_and_as_often_plus_as_minus(monkeypatch):
     assert (signs.abs() == 1).all()
     assert signs.mean().abs() < 4 / math.sqrt(signs.numel())
     assert (signs[0] * signs[1]).mean().abs() < 4 / math.sqrt(signs[0].numel())
+
+
+def test_each_evaluation_has_its_own_signs():
+    exact, asked = two_hills(ALL["edm"]), []
+    x0 = exact.draw(2)
+    likelihood.flow(exact, x0, (-3.0, 4.0), 0.8, 3, lambda i: asked.append(i) or torch.ones_like(x0))
+    assert asked == list(range(12))
 
 
 def within(found, true, errors=4.0):
@@ -119,19 +126,19 @@ def test_a_wrong_denoiser_is_bounded_further_away():
 # ---- integers --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("dtype", "bits"), [("uint8", 8), ("uint16", 12)])
-def test_integers_are_counted_in_bits(dtype, bits):
-    """Rounded draws of a Gaussian 20 stored values wide: P(v) is a difference of two Phi."""
+@pytest.mark.parametrize(("dtype", "bits", "std"), [("uint8", 8, 2.0), ("uint16", 12, 80.0)])
+def test_integers_are_counted_in_bits(dtype, bits, std):
+    """Rounded draws of a Gaussian a few stored values wide: P(v) is a difference of two Phi."""
     top = 2.0**bits - 1
     codec = AffineCodec((0.0,), (top,), dtype)
     eps = draws.normal(draws.keys(0, "integers", NUMBERS), (1, 12, 12), torch.float64)
-    stored = (top / 2 + 20 * eps).round()
-    law = Normal(torch.tensor(top / 2).double(), 20.0)
+    stored = (top / 2 + std * eps).round()
+    law = Normal(torch.tensor(top / 2, dtype=torch.float64), std)
     true = -(law.cdf(stored + 0.5) - law.cdf(stored - 0.5)).log().flatten(1).sum(1)
-    exact = toy.gaussian(ALL["edm"], torch.zeros(1, 12, 12), 40 / top)
+    exact = toy.gaussian(ALL["edm"], torch.zeros(1, 12, 12), 2 * std / top)
     x0 = codec.encode(stored.float()).double()
-    found = likelihood.by_ode(exact, x0, NUMBERS, codec, 40 / top, 64, seed=0)
-    torch.testing.assert_close(found.mean(), true.mean(), rtol=1e-3, atol=0)
+    found = likelihood.by_ode(exact, x0, NUMBERS, codec, 2 * std / top, 64, seed=0)
+    torch.testing.assert_close(found.mean(), true.mean(), rtol=1e-2, atol=0)
 
 
 def lattice(schedule):
