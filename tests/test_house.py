@@ -41,7 +41,7 @@ ARROWS = {
     "slurm": BASE,
     "few": {*HEART, "model", "run", *BASE},
     "judge": {
-        *(*HEART, "draws", "config", "run", "nets", "data", "picture", "training", "model", "trainer", "interop"),
+        *(*HEART, "draws", "config", "run", "nets", "data", "picture", "training", "model", "finetune", "trainer", "interop"),
         *BASE,
     },
     "commands": None,  # everything

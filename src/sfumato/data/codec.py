@@ -56,6 +56,11 @@ class AffineCodec:
         """The range of x0 that stored values can have."""
         return self.ends
 
+    @property
+    def halves(self) -> tuple[float, ...]:
+        """Stored units in one unit of x0, for each channel."""
+        return self._numbers[1]
+
     def encode(self, stored: Tensor) -> Tensor:
         """Stored (B, C, H, W), low..high -> x0 (B, C, H, W) float32 in the range `ends`."""
         mid, half = self._affine(stored)

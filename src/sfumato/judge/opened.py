@@ -1,0 +1,45 @@
+"""The pictures of a run, opened again as they were when it was trained."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import draws, finetune, trainer
+from ..data import Images
+from ..errors import UserError
+from ..model import Model
+from ..training.stream import Stream
+
+
+def opened(model: Model, progress: trainer.Progress | None = None) -> tuple[Images, Images]:
+    """The pictures that a model was trained on, and those held out, with the labels that its network knows.
+
+    Raises UserError if they are not known, or no longer where they were.
+    """
+    if model.facts.train == 0:
+        raise UserError(f"{model.path} holds imported weights; the pictures that they were trained on are not known here.")
+    # A run that went on from another one tells labels as its network knows them, which its own config says.
+    parent = finetune.Parent.of(model.path) if model.facts.start and model.path else None
+    try:
+        plan = trainer.prepare(model.facts.data, model.config, model.denoiser.net, progress, parent)  # type: ignore[arg-type]
+    except UserError as error:
+        raise UserError(f"The pictures that {model.path} was trained on cannot be read. {error}") from None
+    if plan.facts.fingerprint != model.facts.fingerprint:
+        raise UserError(f"{model.facts.data} no longer holds the pictures that {model.path} was trained on.")
+    return plan.train, plan.held_out
+
+
+def batches(
+    model: Model, images: Images, count: int, batch: int = 64, seed: int = 0
+) -> Iterator[tuple[Tensor, Tensor, dict[str, Any]]]:
+    """Some pictures as a model sees them: their numbers (B,) 0 .. count - 1, x0 (B, C, H, W), and their own labels.
+
+    Which pictures, and in which order, is a function of the seed alone; folders list class after class. They are never
+    moved, and cut in the middle where a run was trained on windows.
+    """
+    placement, conditions = model.denoiser.net.placement, model.denoiser.conditions  # type: ignore[attr-defined]
+    stream = Stream.of(model.config, images, model.codec, placement, conditions)
+    for numbers in torch.arange(min(count, len(images))).split(batch):
+        yield numbers, *stream.read(images.batch(draws.shuffle(seed, "judged", numbers, len(images))))
