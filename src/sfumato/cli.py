@@ -11,6 +11,7 @@ COMMANDS = {
     "show": "pictures to teach with: noise, schedules, losses, denoising",
     "launch": "train on a cluster that Slurm runs",
     "inspect": "look at images before training on them",
+    "doctor": "find out why samples are bad",
     "recipes": "list the recipes",
     "cache": "list or clear what is kept to be faster the next time",
     "import": "make a run of published weights",

@@ -1,6 +1,6 @@
 """The run folder. This file alone knows its layout.
 
-config.json  held_out.txt  log.jsonl  loss.png  samples/  out/  checkpoints/000200000/  .lock
+config.json  held_out.txt  log.jsonl  loss.png  doctor.json  samples/  out/  checkpoints/000200000/  .lock
 """
 
 import json
@@ -95,6 +95,18 @@ class Run:
         """Keep where the held-out pictures came from, a line each."""
         shown = (path.encode(errors="backslashreplace").decode() for path in paths)
         replace_text(self.path / "held_out.txt", "".join(f"{path}\n" for path in shown))
+
+    def findings(self) -> list[dict[str, Any]]:
+        """What the last examination found, the most likely cause of bad samples first; see `judge.doctor`."""
+        try:
+            found = json.loads((self.path / "doctor.json").read_text())
+        except (OSError, ValueError):
+            return []
+        return found if isinstance(found, list) else []
+
+    def write_findings(self, findings: Sequence[dict[str, Any]]) -> None:
+        """Keep what an examination found."""
+        replace_text(self.path / "doctor.json", json.dumps(findings, indent=1) + "\n")
 
     def records(self) -> list[dict[str, Any]]:
         """The lines of the log; a line that was cut off by a crash is left out."""

@@ -13,6 +13,7 @@ from torch import nn
 from .. import nets, recipes, trainer
 from ..config import Config, builtins
 from ..finetune import Parent
+from ..judge.doctor.watcher import Watch
 from ..model import Model, build_net
 from ..run import Run
 from ..training.watch import Bar
@@ -67,7 +68,8 @@ def run_training(
     console = Console(quiet=quiet, highlight=False, soft_wrap=True)
     folder = None if run is None else Run.of(run)
     with Bar(console) as bar:
-        model = trainer.train(data, config, folder, net, [bar], bar.say, device, name, bar.reading, parent, said)
+        attend = lambda run, plan: Watch(run, plan, bar.say)
+        model = trainer.train(data, config, folder, net, [bar], bar.say, device, name, bar.reading, parent, said, attend)
     if model.images < (model.config.images or 0):
         console.print(f"Stopped and saved after {model.images:,} images. Type the same command again to go on.")
     console.print(f"{model.path}: {model.images:,} images seen. Draw from it: sfumato sample {model.path}", markup=False)
