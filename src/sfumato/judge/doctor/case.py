@@ -15,11 +15,11 @@ from ...config import Config, Facts
 from ...data import AffineCodec, Images
 from ...data.survey import Survey, survey
 from ...errors import UserError
-from ...model import Model, load
+from ...model import Model, build_net, load
 from ...run import Run
 from ...schedules import diffuse
 from ...training import loop
-from ...training.device import Placement
+from ...training.device import Placement, device_named
 from ...training.stream import Stream
 from .findings import CannotTell
 
@@ -136,18 +136,35 @@ class Case:
         return self._load("model")
 
     def _load(self, weights: str) -> Model:
+        self._owned()
         try:
             return load(self.run, copy.deepcopy(self.net), weights, self.device)
         except UserError as error:
             raise CannotTell(str(error)) from None
 
+    def fresh(self) -> nn.Module:
+        """The network as it is before training, in its place; drawn from torch's own generator."""
+        self._owned()
+        net = build_net(self.config, self.facts, copy.deepcopy(self.net))
+        for part in net.modules() if self.net is not None else ():
+            if hasattr(part, "reset_parameters"):
+                part.reset_parameters()
+        return self.placement.net(net)
+
+    def _owned(self) -> None:
+        if self.config.net.name == "mine" and self.net is None:
+            raise CannotTell("The network is its owner's; examine it in Python: judge.doctor.examine(run, net=mine).")
+
+    @cached_property
+    def placement(self) -> Placement:
+        return Placement.of(device_named(self.device), self.facts)
+
     @cached_property
     def stream(self) -> Stream:
         """Reads pictures as training does."""
-        names = self.model.denoiser.conditions
         known = self.plan.facts.label_names == self.facts.label_names
-        placement = Placement.of(self.model.device, self.facts)
-        return Stream(self.plan.train, self.codec, placement, names if known else set(names) - {"label"})
+        names = set(getattr(self.fresh(), "conditions", {})) - (set() if known else {"label"})
+        return Stream(self.plan.train, self.codec, self.placement, names)
 
     @cached_property
     def levels(self) -> list[float]:

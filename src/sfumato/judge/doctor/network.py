@@ -13,7 +13,6 @@ from torch.nn.modules.batchnorm import _BatchNorm as BatchNorm
 from ... import draws
 from ...config import Config, build_schedule
 from ...denoisers import Denoiser
-from ...model import build_net
 from ...schedules import diffuse
 from ...spec import choose
 from ...training import loop
@@ -211,11 +210,7 @@ def _learned(case: Case, rate: float) -> float:
     x0, cond = _eight(case, "train")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        net = build_net(config, case.facts, copy.deepcopy(case.net)).to(x0.device)
-        if case.net is not None:
-            for part in net.modules():
-                if hasattr(part, "reset_parameters"):
-                    part.reset_parameters()
+        net = case.fresh()
         denoiser = Denoiser(net.train(), build_schedule(config), config.predict, config.c_noise, case.facts.sigma_data)
         optimizer = choose(loop.OPTIMIZERS, config.optimizer, "optimizer")(list(net.parameters()), rate)
         for step in range(STEPS):
@@ -230,5 +225,5 @@ def _learned(case: Case, rate: float) -> float:
             optimizer.step()
             optimizer.zero_grad()
     variance = float(x0.double().var(0).mean()) or 1.0
-    denoiser.net.eval()  # type: ignore[attr-defined]
+    net.eval()
     return float(squared(denoiser, x0, -float(np.log(variance)), cond).mean()) / (variance / 2)

@@ -32,7 +32,7 @@ class Watch:
             self.case.records.append(event.record)
             self._look("log")
         elif event.kind == "end":
-            self.run.write_findings([dataclasses.asdict(finding) for finding in ordered(self.found.values())])
+            self._keep()
 
     def _look(self, *at: str) -> None:
         for finding in made(self.case, at):
@@ -40,3 +40,7 @@ class Watch:
             if finding.bad and finding.check not in self.said:
                 self.said.add(finding.check)
                 self.say(f"{finding.check}: {finding.sentence()}")
+                self._keep()
+
+    def _keep(self) -> None:
+        self.run.write_findings([dataclasses.asdict(finding) for finding in ordered(self.found.values())])
