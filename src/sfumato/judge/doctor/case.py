@@ -213,7 +213,8 @@ class Case:
 def squared(denoise: Any, x0: Tensor, level: float, cond: dict[str, Any]) -> Tensor:
     """The squared error a value of x0_hat for pictures (N, C, H, W) at a log-SNR, (N,) float64."""
     t = denoise.schedule.time(level)
-    eps = draws.normal(draws.keys(0, "doctor", range(len(x0)), call=int(level + 100)), tuple(x0.shape[1:])).to(x0.device)
+    keys = draws.keys(0, "doctor levels", range(len(x0)), call=round(level) + 100)
+    eps = draws.normal(keys, tuple(x0.shape[1:])).to(x0.device)
     parts = zip(x0.split(16), eps.split(16), *(value.split(16) for value in cond.values()), strict=True)
     found = []
     for x, noise, *told in parts:
