@@ -46,15 +46,17 @@ class Mine(nn.Module):
             nn.Sequential(norm(width), nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width)) for _ in range(3)
         )
         self.leave = nn.Sequential(norm(width), nn.Linear(width, values))
+        self.keep = nn.Linear(16, 1)  # how much of the noisy picture is handed on
 
     def forward(self, x, c_noise, label=None):
         if label is None:
             label = torch.full((len(x),), self.label.num_embeddings - 1)
         angles = c_noise[:, None] * self.turns
-        h = self.enter(torch.cat([x.flatten(1), angles.sin(), angles.cos(), self.label(label)], 1))
+        code = torch.cat([angles.sin(), angles.cos()], 1)
+        h = self.enter(torch.cat([x.flatten(1), code, self.label(label)], 1))
         for block in self.blocks:
             h = h + block(h)
-        return self.leave(h).reshape(x.shape)
+        return self.leave(h).reshape(x.shape) + self.keep(code)[:, :, None, None] * x
 
 
 class AlwaysTraining(Mine):

@@ -38,8 +38,8 @@ CHECKS: dict[str, Check] = {
     "sigma_data": Check(pictures.deviation, "pictures"),
     "noise": Check(course.noise, "settings"),
     "writing": Check(samples.writing, "pictures"),
-    "mode": Check(network.mode, "network"),
     "finite": Check(network.finite, "network"),
+    "mode": Check(network.mode, "network"),
     "batch statistics": Check(network.batch_statistics, "network"),
     "average": Check(network.averaged, "network"),
     "channels": Check(network.channels, "network"),
@@ -86,9 +86,11 @@ def examine(
     Raises UserError if there is no run.
     """
     run = Run.existing(run)
-    return made(Case(run.config(), run, data, net, device), ("pictures", "settings", "log", "network"), progress)
+    return made(
+        Case(run.config(), run, data, net, device, progress=progress), ("pictures", "settings", "log", "network"), progress
+    )
 
 
 def inspect(data: Any, config: Config, progress: Callable[[int, int], None] = lambda done, total: None) -> list[Finding]:
     """What is wrong with pictures that a run is to be trained on by a config; raises UserError as training does."""
-    return made(Case(config, data=data), ("pictures",), progress)
+    return made(Case(config, data=data, progress=progress), ("pictures",), progress)

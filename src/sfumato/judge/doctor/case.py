@@ -119,11 +119,6 @@ class Case:
         assert self.run is not None
         return self.run.records()
 
-    @cached_property
-    def images(self) -> int:
-        """How many images training has seen."""
-        return self.records[-1]["images"] if self.records else 0
-
     # ---- the network -------------------------------------------------------------------------------------------------
 
     @cached_property
@@ -162,8 +157,11 @@ class Case:
     @cached_property
     def stream(self) -> Stream:
         """Reads pictures as training does."""
+        self._owned()
+        with torch.device("meta"):  # to know what it can be told nothing need be drawn
+            net = build_net(self.config, self.facts) if self.net is None else self.net
         known = self.plan.facts.label_names == self.facts.label_names
-        names = set(getattr(self.fresh(), "conditions", {})) - (set() if known else {"label"})
+        names = set(getattr(net, "conditions", {})) - (set() if known else {"label"})
         return Stream(self.plan.train, self.codec, self.placement, names)
 
     @cached_property

@@ -35,10 +35,12 @@ def mode(case: Case) -> Finding:
     ask = lambda count: denoise(x_t[:count], t, **{name: value[:count] for name, value in cond.items()}).double()
     once, again, apart = ask(EIGHT), ask(EIGHT), ask(2)
     size = once.std().item()
+    if not np.isfinite(size):
+        raise CannotTell("The network's answers are no numbers.")
     twice, company = (float((a - b).abs().max()) / size for a, b in ((once, again), (once[:2], apart)))
     figure = f"Asked twice the network differs by {100 * twice:.2g} %, and beside other pictures by {100 * company:.2g} %."
     mend = "Put it into evaluation mode (net.eval()) before sampling, and see that its own code heeds self.training."
-    if not twice <= 1e-3:
+    if twice > 1e-3:
         return Finding("wrong", figure, "Chance is at work: it runs in training mode, with dropout.", mend)
     return graded(company, 0.05, 0.05, figure, "It mixes the pictures of a batch: it runs in training mode (BatchNorm).", mend)
 
@@ -49,9 +51,8 @@ def finite(case: Case) -> Finding:
     bad = int((~errors.isfinite()).sum())
     figure = f"{bad} of {errors.numel()} answers of the network are not finite."
     cause = f"Numbers overflow inside the network, which runs in {case.facts.precision}."
-    return graded(
-        bad, 0, 0, figure, cause, "Train with --precision float32 and a lower rate; see that no layer works in float16."
-    )
+    mend = "Train with --precision float32 and a lower rate; see that no layer works in float16."
+    return graded(bad, 0, 0, figure, cause, mend)
 
 
 def batch_statistics(case: Case) -> Finding:
