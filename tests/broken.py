@@ -27,7 +27,7 @@ CPU = Placement(torch.device("cpu"))
 SMALL = {"images": 60_000, "batch": 256, "lr": 2e-3, "precision": "float32", "flip": False}
 SHORT = {"images": 12_800}  # where what is wrong is not in the weights
 DDPM = {"schedule": "linear:steps=200,mended=True", "predict": "noise", "weight": "simple", "times": "steps"}
-COSINE = {"schedule": "cosine", "predict": "v", "weight": "v", "times": "uniform"}
+FLOW = {"schedule": "flow", "times": "logit_normal"}
 
 
 class Mine(nn.Module):
@@ -120,7 +120,7 @@ def trained(folder, data="digits", network=Mine, ramp=0.05, **options):
 HEALTHY = {
     "digits": lambda folder: trained(folder),
     "ddpm": lambda folder: trained(folder, **DDPM),
-    "textures": lambda folder: trained(folder, textures(), **COSINE),
+    "textures": lambda folder: trained(folder, textures(), **FLOW | {"images": 160_000, "batch": 512}),
 }
 
 
@@ -172,7 +172,7 @@ def sigma_data(folder, healthy, monkeypatch):
 BROKEN = {
     "wrong range": Broken(lambda folder, *_: trained(folder, range="0,255", **SHORT), ("values",)),
     "swapped channels": Broken(
-        lambda folder, *_: trained(folder, textures()[..., ::-1], **COSINE) | {"data": textures()}, ("channels",)
+        lambda folder, *_: trained(folder, textures()[..., ::-1], **FLOW) | {"data": textures()}, ("channels",)
     ),
     "huge rate": Broken(
         lambda folder, *_: trained(folder, lr=0.3, warmup=0, clip=None, rate="constant", **SHORT), ("eight pictures",)

@@ -102,7 +102,7 @@ class Case:
 
         The best constant guess is wrong by its mean; see `gaussian`.
         """
-        return _cosines(self.x0).var(0)
+        return power(self.x0 - self.x0.mean(0))
 
     def gaussian(self, log_snr: float) -> float:
         """The squared error a value of the exact denoiser of a Gaussian with this spectrum, mean(v / (1 + snr v)).
@@ -142,8 +142,7 @@ class Case:
         self._owned()
         net = build_net(self.config, self.facts, copy.deepcopy(self.net))
         for part in net.modules() if self.net is not None else ():
-            if hasattr(part, "reset_parameters"):
-                part.reset_parameters()
+            getattr(part, "reset_parameters", lambda: None)()
         return self.placement.net(net)
 
     def _owned(self) -> None:
@@ -221,15 +220,11 @@ def squared(denoise: Any, x0: Tensor, level: float, cond: dict[str, Any]) -> Ten
     return torch.cat(found)
 
 
-def spectrum(x0: Tensor) -> np.ndarray:
-    """The power of pictures in model space along each cosine, (C, H, W); their mean is part of it."""
-    return (_cosines(x0) ** 2).mean(0)
-
-
-def _cosines(x0: Tensor) -> np.ndarray:
+def power(x0: Tensor) -> np.ndarray:
+    """The mean square of pictures (N, C, H, W) along each cosine, (C, H, W); it adds up to that of their values."""
     from scipy.fft import dctn  # only where it is wanted, for training imports this file
 
-    return dctn(x0.double().cpu().numpy(), axes=(1, 2, 3), norm="ortho")
+    return (dctn(x0.double().cpu().numpy(), axes=(1, 2, 3), norm="ortho") ** 2).mean(0)
 
 
 def _some(images: Images, count: int) -> dict[str, Tensor]:

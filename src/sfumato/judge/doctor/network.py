@@ -61,11 +61,11 @@ def batch_statistics(case: Case) -> Finding:
     Twice the loss is wrong, and so are statistics that were never taken or are not positive numbers.
     """
     net: Any = case.model.denoiser.net
-    norms = [part for part in net.modules() if isinstance(part, BatchNorm) and part.track_running_stats]
+    norms: list[Any] = [part for part in net.modules() if isinstance(part, BatchNorm) and part.track_running_stats]
     if not norms:
         return Finding("fine", "The network has no BatchNorm.")
     mend = "Average them as weights are, or take GroupNorm (--net unet has it)."
-    unfit = sum(part.num_batches_tracked == 0 or not (part.running_var > 0).all() for part in norms)  # NaN is not above 0
+    unfit = sum(not part.num_batches_tracked or not (part.running_var > 0).all() for part in norms)  # NaN is not above 0
     if unfit:
         figure = f"{unfit} of {len(norms)} BatchNorm layers have no usable statistics."
         return Finding("wrong", figure, "They were never taken, or overflowed.", mend)
@@ -134,12 +134,15 @@ def eight(case: Case) -> Finding:
 
 
 def constant(case: Case) -> Finding:
-    """The error at each noise level against that of the best constant guess, the mean picture."""
+    """The error at each noise level against that of the best constant guess, the mean picture.
+
+    Where nearly all is noise there is hardly anything else to say, and young networks come to 1.1: a quarter is allowed.
+    """
     ratios = case.errors().mean(1).numpy() / case.spectrum.mean()
     figure = f"Error over that of the mean picture: {_table(case, ratios)}."
     cause = "At such noise the network does worse than to answer with the mean picture."
     mend = "It has not learned there: see the findings above, lower the rate, train longer."
-    return graded(float(np.max(ratios)), 1.05, 1.2, figure, cause, mend)
+    return graded(float(np.max(ratios)), 1.25, 1.5, figure, cause, mend)
 
 
 def gaussian(case: Case) -> Finding:

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 from ...model import Model
-from .case import Case, spectrum
+from .case import Case, power
 from .findings import Finding, graded
 
 
@@ -61,7 +61,7 @@ def saturation(case: Case) -> Finding:
 def sampler(case: Case) -> Finding:
     """Mean, deviation and spectrum of samples against the pictures', and whether a finer solution brings them nearer.
 
-    The distance is the root mean square, over the cosines in rings from coarse to fine, of log(power of samples / power of
+    The distance is the root mean square, over the cosines in 8 rings from coarse to fine, of log(power of samples / power of
     pictures): 0.7 is a factor of 2. The finer solution is dpmpp_2m in four times the steps, at least 80. Wrong if that halves
     a distance above 0.7; worth a look is a distance above 1, wrong one above 2. Healthy runs: 0.1 .. 0.6 (docs/doctor.md).
     """
@@ -82,11 +82,13 @@ def sampler(case: Case) -> Finding:
 
 
 def _distance(case: Case, samples: np.ndarray) -> float:
-    """How far the spectrum of samples is from the pictures', in rings of the cosines from coarse to fine."""
-    drawn, there = spectrum(case.encoded(samples)), spectrum(case.x0)
+    """How far the spectrum of samples about the mean picture is from the pictures' own, in rings from coarse to fine.
+
+    To both a hundredth of the pictures' variance is added, in all rings alike: fainter noise is not seen.
+    """
+    drawn, there = power(case.encoded(samples) - case.x0.mean(0)), case.spectrum
     _, height, width = there.shape
     radius = np.hypot(np.arange(height)[:, None] / height, np.arange(width) / width)  # (H, W)
     ring = np.minimum((radius * 8).astype(int), 7)
-    sums = lambda power: np.bincount(ring.ravel(), power.sum(0).ravel(), 8)
-    floor = 1e-6 * sums(there).max()
-    return float(np.sqrt((np.log((sums(drawn) + floor) / (sums(there) + floor)) ** 2).mean()))
+    sums = lambda found: np.bincount(ring.ravel(), (found + 0.01 * there.mean()).sum(0).ravel(), 8)
+    return float(np.sqrt((np.log(sums(drawn) / sums(there)) ** 2).mean()))
