@@ -64,7 +64,7 @@ def test_a_page_is_whole_holds_no_markup_from_names_and_fetches_nothing(tmp_path
     run = made(tmp_path / EVIL[1], net=checked(Config()).net, group=EVIL[0])
     told_of = {"name": EVIL[0], "value": 2, "low": 1, "high": 3, "samples": 10, "reference": EVIL[0], "note": EVIL[2]}
     run.evaluation.write_text(json.dumps([told_of]))
-    found = {"check": EVIL[0], "verdict": "wrong", "measured": EVIL[1], "cause": EVIL[2], "mend": EVIL[0]}
+    found = {"check": EVIL[0], "verdict": "wrong", "figure": EVIL[1], "cause": EVIL[2], "mend": EVIL[0]}
     run.findings.write_text(json.dumps([found, found | {"verdict": EVIL[0]}]))
     text = told(run)
     read = Reader(re.sub(r"<(input|progress)[^>]*>(</progress>)?", "", text))
@@ -149,7 +149,7 @@ def test_what_others_measured_is_shown(tmp_path):
         '[{"name": "distance", "value": 1.23456, "low": 1, "high": 2, "samples": 2000, "reference": "test"}]'
     )
     fine = [{"check": f"check {i}", "verdict": "fine"} for i in range(3)]
-    wrong = {"check": "EMA", "verdict": "wrong", "measured": "0.9", "cause": "too long", "mend": "--ema 4k"}
+    wrong = {"check": "EMA", "verdict": "wrong", "figure": "0.9", "cause": "too long", "mend": "--ema 4k"}
     run.findings.write_text(json.dumps([*fine, wrong]))
     run.out.mkdir()
     picture.save_png(run.closest, np.zeros((4, 4, 1), np.uint8))

@@ -14,6 +14,7 @@ from torch import nn
 from .. import nets, recipes, trainer
 from ..config import Config, builtins
 from ..finetune import Parent
+from ..judge.doctor.watcher import Watch
 from ..judge.report import Report
 from ..model import Model, build_net
 from ..run import Run
@@ -85,7 +86,7 @@ def run_training(
     with Bar(console) as bar:
 
         def watchers(run: Run, plan: trainer.Plan) -> list[Watcher]:
-            others: dict[str, Watcher] = {"The report": Report(run)}
+            others: dict[str, Watcher] = {"The doctor": Watch(run, plan, bar.say), "The report": Report(run)}
             for each in tell:
                 others[each] = loggers.LOGGERS[each](run.logger(each), builtins(run.config()), run.grid)
             return [bar, *(careful(watcher, called, bar.say) for called, watcher in others.items())]

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from torch import nn
 
-from .. import picture, trainer
+from .. import trainer
 from ..errors import UserError
 from ..model import Model, load
 from ..trainer import Plan

@@ -219,7 +219,7 @@ def _findings(found: Sequence[Mapping[str, Any]]) -> str:
     for each in found:
         verdict = str(each.get("verdict"))
         verdict = verdict if verdict in VERDICTS else VERDICTS[2]
-        said = " ".join(f"<span>{safe(_text(each.get(part)))}</span>" for part in ("measured", "cause", "mend"))
+        said = " ".join(f"<span>{safe(_text(each.get(part)))}</span>" for part in ("figure", "cause", "mend"))
         lines[verdict].append(
             f'<li class="{verdict.split()[0]}"><b>{verdict}</b> <strong>{safe(_text(each.get("check")))}</strong> {said}</li>'
         )
