@@ -11,8 +11,8 @@ import torch
 from _side_by_side import compare, heading
 
 from sfumato.data import AffineCodec, Images
-from sfumato.judge.metrics.features import Features, extract
-from sfumato.judge.metrics.networks import dinov2, inception, own
+from sfumato.judge.features import Features, extract
+from sfumato.judge.networks import dinov2, inception, own
 
 SHAPES = (28, 28, 1), (32, 32, 3), (64, 64, 3), (256, 256, 3)
 COUNT = 2048  # pictures of 28 x 28, of larger ones fewer

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from sfumato.judge.metrics.networks import dinov2, inception
+from sfumato.judge.networks import dinov2, inception
 from sfumato.nets import parameters
 
 

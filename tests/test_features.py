@@ -15,9 +15,9 @@ from sfumato.config import Config
 from sfumato.data import AffineCodec
 from sfumato.disk import cache_folder
 from sfumato.errors import UserError
-from sfumato.judge.metrics import features as here
-from sfumato.judge.metrics.features import chosen, extract, features, reference
-from sfumato.judge.metrics.networks import dinov2, own
+from sfumato.judge import features as here
+from sfumato.judge.features import chosen, extract, features, reference
+from sfumato.judge.networks import dinov2, own
 
 
 def planned(data, **options):

@@ -22,14 +22,15 @@ def run(tmp_path_factory):
 
 def test_the_pictures_are_those_of_the_run(run):
     model = sfumato.load(run)
-    train, held_out = opened(model)
+    plan = opened(model)
+    train, held_out = plan.train, plan.held_out
     assert (len(train), len(held_out)) == (model.facts.train, model.facts.held_out)
     assert held_out.paths == (run / "held_out.txt").read_text().splitlines()
 
 
 def test_some_are_handed_on_with_their_own_labels_whatever_the_batch(run):
     model = sfumato.load(run)
-    _, held_out = opened(model)
+    held_out = opened(model).held_out
     whole, parts = list(batches(model, held_out, 60, batch=60)), list(batches(model, held_out, 60, batch=7))
     assert torch.cat([numbers for numbers, _, _ in parts]).tolist() == list(range(60))
     torch.testing.assert_close(torch.cat([x0 for _, x0, _ in parts]), whole[0][1], rtol=0, atol=0)
@@ -42,7 +43,7 @@ def test_some_are_handed_on_with_their_own_labels_whatever_the_batch(run):
 
 def test_a_run_that_went_on_tells_labels_as_its_network_knows_them(run, tmp_path):
     model = sfumato.train("digits", tmp_path / "threes", start=run, only_class="3", images=20, batch=20, quiet=True)
-    _, held_out = opened(sfumato.load(model.path))
+    held_out = opened(sfumato.load(model.path)).held_out
     assert held_out.label_names == model.facts.label_names == tuple("0123456789")
     assert set(held_out.labels[:]) == {3}
 
@@ -51,12 +52,13 @@ def test_a_network_of_ones_own_is_no_hindrance(tmp_path):
     net = torch.nn.Conv2d(1, 1, 1)
     net.forward = lambda x, c_noise: torch.nn.functional.conv2d(x, net.weight, net.bias)
     model = sfumato.train("digits", tmp_path / "mine", **(SMALL | {"net": net}))
-    assert len(opened(model)[0]) == model.facts.train
+    assert len(opened(model).train) == model.facts.train
 
 
 def test_a_run_is_measured(run):
     models = {"averaged": sfumato.load(run), "raw": sfumato.load(run, weights="model")}
-    train, held_out = opened(models["averaged"])
+    plan = opened(models["averaged"])
+    train, held_out = plan.train, plan.held_out
     found = bands.measure(models, train, held_out, n=20)
     assert found.squared.keys() == {"averaged", "raw", bands.CONSTANT, bands.GAUSSIAN}
     assert (found.error("raw") != found.error("averaged")).all()

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .. import trainer
-from ..judge.metrics.features import features
+from ..judge.features import features
 from ..training.device import device_named
 from . import chosen
 

@@ -5,8 +5,11 @@ samples: nobody can ask for a smaller distance than theirs.
 """
 
 import dataclasses
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,14 +17,16 @@ import numpy as np
 from PIL import Image
 from torch import nn
 
-from .. import trainer
+from .. import picture, trainer
+from ..disk import replace_text
 from ..errors import UserError
 from ..model import Model, load
+from ..run import Run
 from ..trainer import Plan
-from . import bands, likelihood
+from . import bands, likelihood, report
 from .drawn import KEPT, Drawn, drawn
 from .features import Features, chosen, extract, features, reference
-from .memory import Copies, closest, copies, copying, pictures
+from .memory import Copies, closest, copies, copying, shown
 from .metrics import kernel
 from .metrics.estimate import Estimate
 from .metrics.measures import measure
@@ -128,42 +133,60 @@ def _channels(model: Model, made: Drawn, plan: Plan) -> list[Estimate]:
 def _memory(found: Evaluation, model: Model, made: Drawn, own: Plan, seen: Features, device: str | None, stage: Stage) -> None:
     """Whether samples lie nearer to training pictures than new pictures do, by pixels and by features; the closest pairs."""
     stage("looking for copies")(0, 1)
-    train, held = pictures(own)
+    train, held = (reference(seen, own, held_out, LOOKED, device) for held_out in (False, True))
+    features = copies(made.features[:KEPT], train, held)
+    order = chosen(own.train, LOOKED).numpy()
     near = {
-        "by pixels": copies(made.pictures, train, held),
-        "by features": copies(
-            made.features[:KEPT],
-            reference(seen, own, n=LOOKED, device=device),
-            reference(seen, own, held_out=True, device=device),
-        ),
+        "by pixels": copies(made.pictures, shown(own.train), shown(own.held_out)),
+        "by features": dataclasses.replace(features, indices=order[features.indices]),
     }
-    found.groups["nearer to training pictures than 95 % of held-out ones are"] = [
-        _share(how, each) for how, each in near.items()
-    ]
-    found.said += [f"Nearest training pictures {how}: {each.sentence()}" for how, each in near.items()]
+    found.groups["copies"] = [_share(how, each) for how, each in near.items()]
     if any(map(copying, near.values())):
         found.said.append(
-            "Warning: this model repeats training pictures. More pictures, mirrors (--flip), or stopping earlier help."
+            "Warning: more samples than should be lie next to a training picture; look at the closest pairs. More pictures, "
+            "mirrors (--flip), or an earlier checkpoint (--stop-when plateau) help."
         )
-    order = chosen(own.train, LOOKED).numpy()
-    found.closest = closest(model, made.pictures, train, near["by pixels"], near["by features"], order)
+    found.closest = closest(model, made.pictures, shown(own.train), near)
 
 
 def _share(name: str, each: Copies) -> Estimate:
-    total, counts = len(each.distances), (len(each.distances), len(each.held_out_distances))
+    """The share of samples that are as near to a training picture as only one in twenty of the held-out ones is."""
+    total = len(each.distances)
     share = each.count / total
-    note = f"{each.expected / total:.0%} of new pictures are"
-    return dataclasses.replace(Estimate.share(name, share, share * (1 - share) / total, total, counts), note=note)
+    estimate = Estimate.share(
+        f"near copies, {name}", share, share * (1 - share) / total, total, (total, len(each.held_out_distances))
+    )
+    return dataclasses.replace(estimate, note=f"{each.expected / total:.2g} of new pictures are as near")
 
 
 def _held_out(found: Evaluation, model: Model, own: Plan, likelihoods: int, device: str | None, stage: Stage) -> None:
-    """The held-out loss in each band of noise, and the likelihood."""
+    """The held-out loss in each band of noise, and the likelihood by both ways."""
     models = {"averaged": model, "raw": load(model.path, device=device, weights="model")}
     result = bands.measure(models, own.train, own.held_out, DENOISED, progress=stage("denoising"))
-    found.groups["denoising"] = bands.estimates(result)
+    rows, count = [], result.squared["averaged"].shape[1]
+    for k, (low, high) in enumerate(pairwise(result.edges.tolist())):
+        loss, psnr = result.losses["averaged"][k], {name: result.psnr(name)[k] for name in result.squared}
+        note = f"{psnr['averaged']:.1f} dB; raw weights {psnr['raw']:.1f}, the mean picture {psnr[bands.CONSTANT]:.1f}, "
+        note += f"a Gaussian {psnr[bands.GAUSSIAN]:.1f}"
+        name = f"loss at log-SNR {low:g} to {high:g}"
+        rows.append(Estimate.normal(name, loss.mean(), loss.var(ddof=1) / count, (count, len(own.train)), note=note))
+    found.groups["denoising"] = rows
     if likelihoods:
-        found.groups["likelihood"] = likelihood.estimates(model, own.held_out, likelihoods, progress=stage("likelihood"))
+        ways = [
+            likelihood.measure(model, own.held_out, way, likelihoods, progress=stage("likelihood")) for way in likelihood.WAYS
+        ]
+        found.groups["likelihood"] = [
+            Estimate.normal(
+                f"bits per dimension, {each.way}", each.mean, each.error**2, (len(each.bits), 0), note=each.sentence()
+            )
+            for each in ways
+        ]
 
 
 def write(run: Run, found: Evaluation) -> list[Path]:
     """Keep what was found in the run folder, where the report looks for it; the files."""
+    replace_text(run.evaluation, json.dumps(found.records(), indent=1) + "\n")
+    if found.closest is not None:
+        run.out.mkdir(parents=True, exist_ok=True)
+        picture.save_png(run.closest, found.closest)
+    return [path for path in (run.evaluation, run.closest, report.write(run)) if path.exists()]

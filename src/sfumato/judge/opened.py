@@ -13,8 +13,8 @@ from ..model import Model
 from ..training.stream import Stream
 
 
-def opened(model: Model, progress: trainer.Progress | None = None) -> tuple[Images, Images]:
-    """The pictures that a model was trained on, and those held out, with the labels that its network knows.
+def opened(model: Model, progress: trainer.Progress | None = None) -> trainer.Plan:
+    """The plan that a model was trained by: its pictures, those held out, with the labels that its network knows.
 
     Raises UserError if they are not known, or no longer where they were.
     """
@@ -28,7 +28,7 @@ def opened(model: Model, progress: trainer.Progress | None = None) -> tuple[Imag
         raise UserError(f"The pictures that {model.path} was trained on cannot be read. {error}") from None
     if plan.facts.fingerprint != model.facts.fingerprint:
         raise UserError(f"{model.facts.data} no longer holds the pictures that {model.path} was trained on.")
-    return plan.train, plan.held_out
+    return plan
 
 
 def batches(

@@ -24,10 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ....data import AffineCodec, Images
-from ....training.augment import cut, offsets
-from ....training.device import Placement
-from ....training.stream import Stream
+from ...data import AffineCodec, Images
+from ...training.augment import cut, offsets
+from ...training.device import Placement
+from ...training.stream import Stream
 
 VERSION = 1  # counted up whenever the network or its training changes
 SIZE = 96  # features

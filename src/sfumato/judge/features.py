@@ -18,15 +18,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from ... import draws
-from ...data import AffineCodec, Images
-from ...disk import cache_folder, whole_file
-from ...errors import UserError, unknown
-from ...interop import weights as files
-from ...trainer import Plan
-from ...training.augment import cut, offsets
-from ...training.device import device_named
-from ...training.ema import fill, tensors
+from .. import draws
+from ..data import AffineCodec, Images
+from ..disk import cache_folder, whole_file
+from ..errors import UserError, unknown
+from ..interop import weights as files
+from ..trainer import Plan
+from ..training.augment import cut, offsets
+from ..training.device import device_named
+from ..training.ema import fill, tensors
 from .networks import PUBLISHED, own
 
 VERSION = 1  # of what is done to pictures before a published network sees them
