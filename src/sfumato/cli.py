@@ -12,6 +12,7 @@ COMMANDS = {
     "compare": "runs beside each other on one page",
     "launch": "train on a cluster that Slurm runs",
     "inspect": "look at images before training on them",
+    "evaluate": "measure how good a model is",
     "doctor": "find out why samples are bad",
     "features": "train the network by whose features images are compared",
     "recipes": "list the recipes",

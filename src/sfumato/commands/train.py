@@ -14,6 +14,7 @@ from torch import nn
 from .. import nets, recipes, trainer
 from ..config import Config, builtins
 from ..finetune import Parent
+from ..judge.best import Best
 from ..judge.doctor.watcher import Watch
 from ..judge.report import Report
 from ..model import Model, build_net
@@ -87,6 +88,8 @@ def run_training(
 
         def watchers(run: Run, plan: trainer.Plan) -> list[Watcher]:
             others: dict[str, Watcher] = {"The doctor": Watch(run, plan, bar.say), "The report": Report(run)}
+            if plan.config.best == "kernel":
+                others["The best by kernel distance"] = Best(run, plan, device)
             for each in tell:
                 others[each] = loggers.LOGGERS[each](run.logger(each), builtins(run.config()), run.grid)
             return [bar, *(careful(watcher, called, bar.say) for called, watcher in others.items())]

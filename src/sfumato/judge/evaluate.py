@@ -115,8 +115,11 @@ def _classes(made: Drawn, there: np.ndarray, plan: Plan) -> list[Estimate]:
     if made.labels is None or names is None or labels is None:
         return []
     real = np.asarray(labels)[chosen(plan.train, len(there)).numpy()]
-    rows = [kernel.distance(made.features[made.labels == k], there[real == k]) for k in range(min(len(names), CLASSES))]
-    return [dataclasses.replace(row, name=name) for row, name in zip(rows, names, strict=False)]
+    rows = []
+    for k, name in enumerate(names[:CLASSES]):
+        (row,) = kernel.estimates(made.features[made.labels == k], there[real == k])
+        rows.append(dataclasses.replace(row, name=f"kernel, {name}"))
+    return rows
 
 
 def _channels(model: Model, made: Drawn, plan: Plan) -> list[Estimate]:
@@ -152,10 +155,8 @@ def _memory(found: Evaluation, model: Model, made: Drawn, own: Plan, seen: Featu
 def _share(name: str, each: Copies) -> Estimate:
     """The share of samples that are as near to a training picture as only one in twenty of the held-out ones is."""
     total = len(each.distances)
-    share = each.count / total
-    estimate = Estimate.share(
-        f"near copies, {name}", share, share * (1 - share) / total, total, (total, len(each.held_out_distances))
-    )
+    share, counts = each.count / total, (total, len(each.held_out_distances))
+    estimate = Estimate.share(f"near copies, {name}", share, share * (1 - share) / total, total, counts)
     return dataclasses.replace(estimate, note=f"{each.expected / total:.2g} of new pictures are as near")
 
 
@@ -172,15 +173,11 @@ def _held_out(found: Evaluation, model: Model, own: Plan, likelihoods: int, devi
         rows.append(Estimate.normal(name, loss.mean(), loss.var(ddof=1) / count, (count, len(own.train)), note=note))
     found.groups["denoising"] = rows
     if likelihoods:
-        ways = [
-            likelihood.measure(model, own.held_out, way, likelihoods, progress=stage("likelihood")) for way in likelihood.WAYS
-        ]
-        found.groups["likelihood"] = [
-            Estimate.normal(
-                f"bits per dimension, {each.way}", each.mean, each.error**2, (len(each.bits), 0), note=each.sentence()
-            )
-            for each in ways
-        ]
+        found.groups["likelihood"] = []
+        for way in likelihood.WAYS:
+            each = likelihood.measure(model, own.held_out, way, likelihoods, progress=stage(f"likelihood, {way}"))
+            counts, note = (len(each.bits), 0), each.sentence()
+            found.groups["likelihood"].append(Estimate.normal(f"bits, {way}", each.mean, each.error**2, counts, note=note))
 
 
 def write(run: Run, found: Evaluation) -> list[Path]:

@@ -1,0 +1,34 @@
+"""The best checkpoint by what it draws, not by its loss."""
+
+from ..model import assemble
+from ..run import Run
+from ..trainer import Plan
+from ..training import checkpoint
+from ..training.device import Placement, device_named
+from ..training.loop import Event
+from .features import extract, features, reference
+from .metrics import kernel
+
+SAMPLES = 500  # drawn of each checkpoint, always the same
+REAL = 5000  # held-out pictures, at most
+
+
+class Best:
+    """A watcher that measures the kernel distance of samples to held-out pictures at each checkpoint, and names the best.
+
+    The features are the data's own; they are trained when the run begins, unless they were before.
+    """
+
+    def __init__(self, run: Run, plan: Plan, device: str | None = None):
+        self.run, self.plan, self.device = run, plan, device
+
+    def __call__(self, event: Event) -> None:
+        if event.kind == "start":
+            self.features = features("own", self.plan, self.device)
+            self.real = reference(self.features, self.plan, held_out=True, n=REAL, device=self.device)
+        elif event.kind == "checkpoint":
+            placement = Placement.of(device_named(self.device), self.plan.facts)
+            model = assemble(event.state.ema.net, self.plan.config, placement)
+            found = extract(self.features, model.sample(SAMPLES), model.codec, self.device)
+            value = kernel.estimates(found, self.real)[0].value
+            checkpoint.compare(self.run.checkpoints, event.state.images, value, "kernel_distance")
