@@ -16,6 +16,7 @@ from rich.table import Table
 
 from .. import flags
 from ..model import load
+from ..picture.hypertext import number
 from ..run import Run
 from ..spec import Spec
 
@@ -65,7 +66,9 @@ def main(arguments: list[str]) -> int:
     for title, rows in found.groups.items():
         table = Table("", "", "95 %", "samples", "of", "", title=title, title_justify="left", box=None, header_style="dim")
         for row in rows:
-            table.add_row(row.name, *row.shown(), f"{row.samples:,}", f"{row.reference:,}" if row.reference else "", row.note)
+            interval = "" if row.low is None else f"{number(row.low)} to {number(row.high)}"
+            counts = (f"{count:,}" if count else "" for count in (row.samples, row.reference))
+            table.add_row(row.name, number(row.value), interval, *counts, row.note)
         if rows:
             console.print(table)
     for sentence in (*found.said, *map(str, written)):

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ... import draws
 from ...data import AffineCodec, Images
 from ...training.augment import cut, offsets
 from ...training.device import Placement
@@ -148,8 +149,8 @@ def _quality(net: Network, heads: nn.ModuleDict, stream: Stream, held_out: Image
     The norms take their statistics from each batch, as in training: those of windows are others than those of pictures.
     """
     among, right, targets = min(BATCH, len(held_out)), [torch.zeros(0, dtype=torch.double)], [torch.zeros(0, dtype=torch.int64)]
-    for start in range(0, len(held_out) - among + 1, BATCH):  # the few of an incomplete batch would have it easier
-        positions = torch.arange(start, start + among)
+    order = draws.shuffle(0, "held-out", torch.arange(len(held_out)), len(held_out))  # folders list class after class
+    for positions in order[: len(order) // among * among].split(among):  # in an incomplete batch they would have it easier
         x, found = stream.read(held_out.batch(positions))
         whole = net(x.to(device))
         if "tell" in heads:
