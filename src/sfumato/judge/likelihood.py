@@ -112,7 +112,7 @@ def measure(
         tell = lambda done, part=part: progress(part * evaluations + done, total)
         nats = WAYS[way](model.denoiser, x0, numbers, codec, model.facts.sigma_data, evaluations, seed, tell, **cond)
         bits.append(nats / math.log(2) / x0[0].numel())
-    return Likelihood(torch.cat(bits).cpu().numpy(), way, codec.dtype != "float32", evaluations)
+    return Likelihood(torch.cat(bits).numpy(), way, codec.dtype != "float32", evaluations)
 
 
 # ---- the two ways ----------------------------------------------------------------------------------------------------
@@ -124,10 +124,10 @@ def by_ode(
 ) -> Tensor:  # fmt: skip
     """-log p of pictures x0 (B, C, H, W) along the ODE, (B,) float64 nats; integers with uniform noise added."""
     lowest, highest = reach(denoise)
-    widths = _widths(codec, x0)  # (C, 1, 1)
+    widths = _widths(codec)  # (C, 1, 1)
     if codec.dtype != "float32":
-        u = draws.uniform(draws.keys(seed, "dequantization", numbers).to(x0.device), x0.shape[1:], torch.float64)
-        x0 = (x0 + (u - 0.5) * widths).to(x0.dtype)
+        u = draws.uniform(draws.keys(seed, "dequantization", numbers), x0.shape[1:], torch.float64)
+        x0 = (x0.cpu() + (u - 0.5) * widths).to(x0.dtype).to(x0.device)
         highest = min(highest, -2 * math.log(float(widths.min()) / math.sqrt(12)))
     address = lambda i: draws.keys(seed, "trace", numbers, i).to(x0.device)
     signs = lambda i: 1 - 2 * (draws.words(address(i), x0[0].numel()).reshape(x0.shape) & 1)
@@ -141,7 +141,7 @@ def flow(
 ) -> Tensor:  # fmt: skip
     """-log p(x) of z at the higher of two log-SNRs, (B,) float64 nats, from `steps` steps to the lower.
 
-    x       (B, ...) in the type in which the denoiser is asked; sums are kept in float64
+    x       (B, ...) in the type in which the denoiser is asked; all else is float64, on the CPU
     signs   the probes of the i-th evaluation, of x's shape: +-1
     """
     frame, sd2, d = frame_of(denoise, log_snrs), sigma_data**2, x[0].numel()
@@ -154,24 +154,24 @@ def flow(
         q2 = sd2 + math.exp(2 * log_k[at])
         z, v = math.sqrt(q2) * y, signs(asked).to(x.device, x.dtype)
         with torch.enable_grad():
-            leaf = z.to(x.dtype).requires_grad_()
+            leaf = z.to(x.dtype).to(x.device).requires_grad_()
             x0_hat = frame(leaf, frame.schedule.time(-2 * log_k[at]), **cond)
             (pulled,) = torch.autograd.grad(x0_hat, leaf, v)
         asked += 1
         tell(asked)
-        trace = (pulled * v).double().flatten(1).sum(1)
-        return (sd2 / q2 * z - x0_hat.detach().double()) / math.sqrt(q2), trace - d * sd2 / q2
+        trace = _float64(pulled * v).flatten(1).sum(1)
+        return (sd2 / q2 * z - _float64(x0_hat.detach())) / math.sqrt(q2), trace - d * sd2 / q2
 
-    y, log_p = x.double() * (sd2 + math.exp(2 * log_k[0])) ** -0.5, x.new_zeros(len(x), dtype=torch.float64)
-    h = log_k[2] - log_k[0]
+    q = math.sqrt(sd2 + math.exp(2 * log_k[0]))
+    y, rise, h = _float64(x) / q, torch.zeros(len(x), dtype=torch.float64), log_k[2] - log_k[0]
     for i in range(0, 2 * steps, 2):
         y1, p1 = slope(i, y)
         y2, p2 = slope(i + 1, y + h / 2 * y1)
         y3, p3 = slope(i + 1, y + h / 2 * y2)
         y4, p4 = slope(i + 2, y + h * y3)
-        y, log_p = y + h / 6 * (y1 + 2 * y2 + 2 * y3 + y4), log_p + h / 6 * (p1 + 2 * p2 + 2 * p3 + p4)
-    end = (y.square().flatten(1).sum(1) + d * math.log(2 * math.pi)) / 2
-    return end + log_p + d / 2 * math.log(sd2 + math.exp(2 * log_k[0]))
+        y, rise = y + h / 6 * (y1 + 2 * y2 + 2 * y3 + y4), rise + h / 6 * (p1 + 2 * p2 + 2 * p3 + p4)
+    end = (y.square().flatten(1).sum(1) + d * math.log(2 * math.pi)) / 2  # -log N(y; 0, 1)
+    return end + rise + d * math.log(q)
 
 
 def by_bound(
@@ -185,30 +185,29 @@ def by_bound(
     ends = lowest, highest = reach(denoise)
     frame, count, d = frame_of(denoise, ends), evaluations - 1, x0[0].numel()
     noise = lambda i: draws.normal(draws.keys(seed, "bound", numbers, i).to(x0.device), x0.shape[1:], x0.dtype)
-    diffusion = x0.new_zeros(len(x0), dtype=torch.float64)
+    diffusion = torch.zeros(len(x0), dtype=torch.float64)
     for i in range(count):
         u = (i + draws.golden(seed, "bound", numbers)) / count  # (B,)
         log_snr = lowest + (highest - lowest) * (1 - (2 * u - 1).abs())  # up and down again: errors at both ends cancel
         t = frame.schedule.time(log_snr)
         x0_hat = frame(diffuse(frame.schedule, x0, t, noise(i)), t, **cond)
-        diffusion += log_snr.exp().to(x0.device) * (x0_hat - x0).double().square().flatten(1).sum(1)
+        diffusion += log_snr.exp() * _float64(x0_hat - x0).square().flatten(1).sum(1)
         tell(i + 1)
-    prior = d * prior_term(frame.schedule, x0.double(), sigma_data)
-    loss = (highest - lowest) / (2 * count) * diffusion
+    prior = d * prior_term(frame.schedule, _float64(x0), sigma_data)
     last = reconstruction(frame, x0, frame.schedule.time(highest), noise(count), codec, **cond)
     tell(evaluations)
-    return prior + loss + last
+    return prior + (highest - lowest) / (2 * count) * diffusion + last
 
 
 def reconstruction(frame: Movable, x0: Tensor, t: float, eps: Tensor, codec: AffineCodec, **cond: Any) -> Tensor:
     """A draw of -log p(x0 | x_t), (B,) float64 nats: of stored integers, else of the density in stored units."""
-    widths = _widths(codec, x0)  # (C, 1, 1)
+    widths = _widths(codec)  # (C, 1, 1)
     if codec.dtype == "float32":
         then = torch.full((len(x0),), t, dtype=torch.float64)
-        nats = x0[0].numel() * bound_term(frame, x0, then, torch.zeros_like(then), eps, **cond).double()
+        nats = x0[0].numel() * _float64(bound_term(frame, x0, then, torch.zeros_like(then), eps, **cond))
         return nats - widths.log().expand(x0.shape[1:]).sum()
     k, x0_hat = frame.schedule(t)[1].item(), frame(diffuse(frame.schedule, x0, t, eps), t, **cond)
-    stored, guess = ((x.double() - codec.ends[0]) / widths for x in (x0, x0_hat))  # counted from the lowest value
+    stored, guess = ((_float64(x) - codec.ends[0]) / widths for x in (x0, x0_hat))  # counted from the lowest value
     top = widths.new_tensor(codec.high)[:, None, None] - widths.new_tensor(codec.low)[:, None, None]
     return log_share(stored.round(), guess, k / widths, top).neg().flatten(1).sum(1)
 
@@ -245,6 +244,10 @@ def frame_of(denoise: Movable, log_snrs: tuple[float, float]) -> Movable:
     return denoise.on(edm(sigma_max=most, sigma_min=least))
 
 
-def _widths(codec: AffineCodec, x0: Tensor) -> Tensor:
+def _widths(codec: AffineCodec) -> Tensor:
     """How wide a stored unit is in x0, (C, 1, 1) float64."""
-    return 1 / torch.tensor(codec.halves, dtype=torch.float64, device=x0.device)[:, None, None]
+    return 1 / torch.tensor(codec.halves, dtype=torch.float64)[:, None, None]
+
+
+def _float64(x: Tensor) -> Tensor:
+    return x.cpu().double()  # in this order: not every accelerator knows float64

@@ -20,10 +20,11 @@ def opened(model: Model, progress: trainer.Progress | None = None) -> trainer.Pl
     """
     if model.facts.train == 0:
         raise UserError(f"{model.path} holds imported weights; the pictures that they were trained on are not known here.")
-    # A run that went on from another one tells labels as its network knows them, which its own config says.
+    # Labels of a run that went on from another are those that its network knows, as its own config says.
     parent = finetune.Parent.of(model.path) if model.facts.start and model.path else None
+    net: Any = model.denoiser.net if model.config.net.name == "mine" else None
     try:
-        plan = trainer.prepare(model.facts.data, model.config, model.denoiser.net, progress, parent)  # type: ignore[arg-type]
+        plan = trainer.prepare(model.facts.data, model.config, net, progress, parent)
     except UserError as error:
         raise UserError(f"The pictures that {model.path} was trained on cannot be read. {error}") from None
     if plan.facts.fingerprint != model.facts.fingerprint:
