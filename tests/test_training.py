@@ -36,7 +36,7 @@ raw, folder, die = eval(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 def kill(event):
     if event.kind == "step" and event.state.images == die:
         os.kill(os.getpid(), signal.SIGKILL)
-trainer.train("digits", checked(raw), Run.of(folder), watchers=lambda run: [kill])
+trainer.train("digits", checked(raw), Run.of(folder), watchers=lambda run, plan: [kill])
 """
 
 

@@ -32,7 +32,6 @@ from .training.stream import Stream
 
 Say = Callable[[str], None]
 Progress = Callable[[int, int], None]
-Watchers = Callable[[Run], Sequence[loop.Watcher]]  # those who watch a run, once it is known which
 TRIED = 2**16  # pixels of a channel, at most, of the pictures that a CPU is measured with
 STEPS = 0.8  # of the time; a fifth is for the optimizer, the averages, the log, grids and checkpoints
 
@@ -52,6 +51,9 @@ class Plan:
     def facts(self) -> Facts:
         assert self.config.facts is not None
         return self.config.facts
+
+
+Watchers = Callable[[Run, Plan], Sequence[loop.Watcher]]  # those who watch a run, once it and its pictures are known
 
 
 def prepare(
@@ -179,7 +181,7 @@ def train(
     config: Config,
     run: Run | None,
     net: nn.Module | None = None,
-    watchers: Watchers = lambda run: (),
+    watchers: Watchers = lambda run, plan: (),
     say: Say = lambda text: None,
     device: str | None = None,
     recipe: str = "default",
@@ -269,7 +271,7 @@ def _fit(plan: Plan, run: Run, net: nn.Module, placement: Placement, watchers: W
     if config.strip_every:
         strip = lambda weights: assemble(weights, config, placement).strip(steps=min(config.sampling_steps, MOST_STEPS))
         everyone.append(watch.Strips(strip, run.strip, config.strip_every))
-    everyone += watchers(run)  # who may look at what the others have drawn
+    everyone += watchers(run, plan)  # who may look at what the others have drawn
     with stopping() as stop:
         loop.train(config, stream, plan.held_out, state, run.checkpoints, everyone, stop.is_set)
     return assemble(state.ema.net, config, placement, run.path, state.images)

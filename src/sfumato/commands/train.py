@@ -78,14 +78,15 @@ def run_training(
     folder = None if run is None else Run.of(run)
     with Bar(console) as bar:
 
-        def watchers(run: Run) -> list[Watcher]:
-            others: dict[str, Watcher] = {"The report": Report(run)}
-            for each in tell:
-                others[each] = loggers.LOGGERS[each](run.logger(each), builtins(run.config()), run.grid)
+        def watchers(run: Run, plan: trainer.Plan) -> list[Watcher]:
+            told = builtins(plan.config)
+            others = {each: loggers.LOGGERS[each](run.logger(each), told, run.grid) for each in tell}
+            others["The report"] = Report(run)  # last: it shows what the others have found
             return [bar, *(careful(watcher, called, bar.say) for called, watcher in others.items())]
 
         model = trainer.train(data, config, folder, net, watchers, bar.say, device, name, bar.reading, parent, said)
     if model.images < (model.config.images or 0):
         console.print(f"Stopped and saved after {model.images:,} images. Type the same command again to go on.")
-    console.print(f"{model.path}: {model.images:,} images seen. Draw from it: sfumato sample {model.path}", markup=False)
+    seen = f"{model.path}: {model.images:,} images seen, as report.html in it shows."
+    console.print(f"{seen} Draw from it: sfumato sample {model.path}", markup=False)
     return model
