@@ -14,7 +14,7 @@ install: .venv/installed
 demo: install
 	$(BIN)/sfumato train digits --run runs/demo --images 36k --batch 64
 	$(BIN)/sfumato sample runs/demo -n 64 --gif --copies
-	@echo "Look at runs/demo/out/s0-grid.png, runs/demo/out/s0-grid.gif and runs/demo/loss.png"
+	@echo "Look at runs/demo/report.html, runs/demo/out/s0-grid.png and runs/demo/out/s0-grid.gif"
 
 test: install
 	$(BIN)/ruff check --no-cache .

@@ -51,7 +51,7 @@ class Plan:
         return self.config.facts
 
 
-Watchers = Callable[[Run, Plan], Sequence[loop.Watcher]]  # those who watch a run, once it is known which
+Watchers = Callable[[Run, Plan], Sequence[loop.Watcher]]  # those who watch a run, once it and its pictures are known
 
 
 def prepare(

@@ -87,15 +87,17 @@ def run_training(
     with Bar(console) as bar:
 
         def watchers(run: Run, plan: trainer.Plan) -> list[Watcher]:
-            others: dict[str, Watcher] = {"The doctor": Watch(run, plan, bar.say), "The report": Report(run)}
+            others: dict[str, Watcher] = {"The doctor": Watch(run, plan, bar.say)}
             if plan.config.best == "kernel":
                 others["The best by kernel distance"] = Best(run, plan, device)
-            for each in tell:
-                others[each] = loggers.LOGGERS[each](run.logger(each), builtins(run.config()), run.grid)
+            told = builtins(plan.config)
+            others |= {each: loggers.LOGGERS[each](run.logger(each), told, run.grid) for each in tell}
+            others["The report"] = Report(run)  # last: it shows what the others have found
             return [bar, *(careful(watcher, called, bar.say) for called, watcher in others.items())]
 
         model = trainer.train(data, config, folder, net, watchers, bar.say, device, name, bar.reading, parent, said)
     if not ended(model):
         console.print(f"Stopped and saved after {model.images:,} images. Type the same command again to go on.")
-    console.print(f"{model.path}: {model.images:,} images seen. Draw from it: sfumato sample {model.path}", markup=False)
+    seen = f"{model.path}: {model.images:,} images seen, as report.html in it shows."
+    console.print(f"{seen} Draw from it: sfumato sample {model.path}", markup=False)
     return model
