@@ -89,14 +89,14 @@ def digits():
 
 
 def textures(count=1500, seed=0):
-    """Coloured waves of any direction, red ones broad and bright, blue ones fine and dark: (N, 8, 8, 3) uint8."""
+    """Coloured waves of any direction, red ones broad and bright, blue ones fine and dark, with grain: (N, 8, 8, 3) uint8."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:8, :8] / 8
     angle, phase = rng.uniform(0, 2 * np.pi, (2, count, 1, 1))
     along = np.cos(angle) * x + np.sin(angle) * y
     wave = lambda turns: np.sin(2 * np.pi * turns * along + phase)
     channels = [0.7 + 0.25 * wave(0.5), 0.5 + 0.3 * wave(1), 0.25 + 0.2 * wave(2)]
-    return (255 * np.stack(channels, -1) + rng.normal(0, 4, (count, 8, 8, 3))).clip(0, 255).astype(np.uint8)
+    return (255 * np.stack(channels, -1) + rng.normal(0, 20, (count, 8, 8, 3))).clip(0, 255).astype(np.uint8)
 
 
 def trained(folder, data="digits", network=Mine, ramp=0.05, **options):
@@ -120,7 +120,7 @@ def trained(folder, data="digits", network=Mine, ramp=0.05, **options):
 HEALTHY = {
     "digits": lambda folder: trained(folder),
     "ddpm": lambda folder: trained(folder, **DDPM),
-    "textures": lambda folder: trained(folder, textures(), **FLOW | {"images": 160_000, "batch": 512}),
+    "textures": lambda folder: trained(folder, textures(), **FLOW),
 }
 
 

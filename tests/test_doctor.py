@@ -245,15 +245,18 @@ def test_average_and_raw_held_out_and_training():
 
 
 @pytest.mark.parametrize(
-    ("layer", "verdict"), [(nn.Identity(), "fine"), (nn.Dropout(0.1), "wrong"), (nn.BatchNorm2d(1), "wrong")]
+    ("layer", "verdict", "cause"),
+    [(nn.Identity(), "fine", ""), (nn.Dropout(0.1), "wrong", "dropout"), (nn.BatchNorm2d(1), "wrong", "BatchNorm")],
 )
-def test_a_network_in_training_mode(layer, verdict):
+def test_a_network_in_training_mode(layer, verdict, cause):
     net = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), layer).train()
     denoise = sfumato.denoisers.Denoiser(lambda x, c_noise: net(x), schedules.cosine(), "v", "time")
     x0 = draws.normal(draws.keys(0, "test", range(8)), (1, 8, 8))
     x0 = x0 * torch.linspace(0.1, 3, 8)[:, None, None, None]
     case = SimpleNamespace(model=SimpleNamespace(denoiser=denoise), asked=lambda side: (x0, {}))
-    assert network.mode(case).verdict == verdict
+    found = network.mode(case)
+    assert found.verdict == verdict
+    assert cause in found.cause
     net.eval()
     assert network.mode(case).verdict == "fine"
 

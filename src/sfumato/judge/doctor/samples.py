@@ -7,6 +7,8 @@ from ...model import Model
 from .case import Case, power
 from .findings import Finding, graded
 
+FINE = 80  # steps of dpmpp_2m, whose result hardly changes with more
+
 
 def writing(case: Case) -> Finding:
     """Whether pictures survive being encoded and decoded, and values beyond the range stay at its ends."""
@@ -62,21 +64,20 @@ def sampler(case: Case) -> Finding:
     """Mean, deviation and spectrum of samples against the pictures', and whether a finer solution brings them nearer.
 
     The distance is the root mean square, over the cosines in 8 rings from coarse to fine, of log(power of samples / power of
-    pictures): 0.7 is a factor of 2. The finer solution is dpmpp_2m in four times the steps, at least 80. Wrong if that halves
-    a distance above 0.7; worth a look is a distance above 1, wrong one above 2. Healthy runs: 0.1 .. 0.6 (docs/doctor.md).
+    pictures): 0.7 is a factor of 2. The finer solution is dpmpp_2m in 80 steps. Wrong if that halves a distance above 0.7;
+    else a distance above 1 is worth a look, and one above 2 wrong. Healthy runs come to 0.2 .. 0.5 (docs/doctor.md).
     """
     model: Model = case.model
-    steps = max(80, 4 * model.config.sampling_steps)
     far = _distance(case, case.samples)
-    finer = _distance(case, model.sample(16, steps=steps, solver="dpmpp_2m"))
+    finer = _distance(case, model.sample(16, steps=FINE, solver="dpmpp_2m"))
     drawn, x0 = case.encoded(case.samples).double(), case.x0.double()
     figure = (
         f"Samples have a deviation of {float(drawn.std()):.2f}, the pictures {float(x0.std()):.2f}; their spectra differ by "
-        f"{far:.2f}, and by {finer:.2f} with {steps} steps of dpmpp_2m."
+        f"{far:.2f}, and by {finer:.2f} with {FINE} steps of dpmpp_2m."
     )
     if not far <= 0.7 and finer < far / 2:
         cause = f"{model.config.sampling_steps} steps of {model.config.solver} do not solve what the network says."
-        return Finding("wrong", figure, cause, f"Draw with --steps {steps} --solver dpmpp_2m.")
+        return Finding("wrong", figure, cause, f"Draw with --steps {FINE} --solver dpmpp_2m.")
     cause = "Samples are noise, or smooth, whatever the solver: it is the network, or how it is asked."
     return graded(far, 1.0, 2.0, figure, cause, "See the findings above; if there are none, train longer.")
 
