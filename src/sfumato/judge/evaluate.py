@@ -4,6 +4,7 @@ Each number stands with its counts and an interval where there is one, and real 
 samples: nobody can ask for a smaller distance than theirs.
 """
 
+import copy
 import dataclasses
 import json
 from collections.abc import Callable
@@ -162,7 +163,8 @@ def _share(name: str, each: Copies) -> Estimate:
 
 def _held_out(found: Evaluation, model: Model, own: Plan, likelihoods: int, device: str | None, stage: Stage) -> None:
     """The held-out loss in each band of noise, and the likelihood by both ways."""
-    models = {"averaged": model, "raw": load(model.path, device=device, weights="model")}
+    net = copy.deepcopy(model.denoiser.net.net)  # type: ignore[attr-defined]  # filled with the raw weights
+    models = {"averaged": model, "raw": load(model.path, net, "model", device, model.images)}
     result = bands.measure(models, own.train, own.held_out, DENOISED, progress=stage("denoising"))
     rows, count = [], result.squared["averaged"].shape[1]
     for k, (low, high) in enumerate(pairwise(result.edges.tolist())):

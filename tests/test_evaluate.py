@@ -1,0 +1,209 @@
+"""`sfumato evaluate`: samples are compared with real pictures, drawn once however often it is asked, and copies are told."""
+
+import json
+import threading
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+
+import sfumato
+from sfumato.cli import main
+from sfumato.errors import UserError
+from sfumato.judge import drawn as parts
+from sfumato.judge.drawn import drawn
+from sfumato.judge.evaluate import evaluate, write
+from sfumato.judge.memory import copying
+from sfumato.judge.metrics.neighbours import copies
+from sfumato.judge.networks import own
+from sfumato.run import Run
+from sfumato.training import checkpoint
+
+TINY = {"net": "unet:width=8,mults=(1,)", "batch": 50, "precision": "float32", "sampling_steps": 2, "quiet": True}
+
+
+class Known(nn.Module):
+    """The exact denoiser of some pictures (K, 1, 8, 8) with a little noise: a network that has them by heart."""
+
+    c_noise = "log_snr"
+
+    def __init__(self, pictures, deviation):
+        super().__init__()
+        self.pictures = nn.Parameter(torch.as_tensor(pictures, dtype=torch.float32).flatten(1), requires_grad=False)
+        self.deviation, self.unused = deviation, nn.Parameter(torch.zeros(()))
+
+    def forward(self, x, c_noise):
+        log_snr = -8 * c_noise.double()[:, None]  # c_noise = ln(sigma / alpha) / 4
+        alpha, sigma = log_snr.sigmoid().sqrt(), (-log_snr).sigmoid().sqrt()  # of x_t / r
+        variance = (alpha * self.deviation) ** 2 + sigma**2
+        away = x.double().flatten(1)[:, None] - alpha[..., None] * self.pictures  # (B, K, 64)
+        share = (-(away**2).sum(2) / (2 * variance)).softmax(1)  # (B, K)
+        nearest = (share[..., None] * self.pictures).sum(1)
+        slope = alpha * self.deviation**2 / variance
+        guess = nearest + slope * (x.double().flatten(1) - alpha * nearest)
+        return guess.reshape(x.shape).to(x.dtype) + 0 * self.unused
+
+
+@pytest.fixture(autouse=True)
+def _few(monkeypatch, tmp_path):
+    monkeypatch.setattr(own, "SEEN", (640, 640))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluate") / "r"
+    sfumato.train("digits", folder, images=200, **TINY)
+    return folder
+
+
+def digits():
+    return (load_digits().images * 255 / 16).round().astype(np.uint8)  # (1797, 8, 8)
+
+
+# ---- copies ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_network_that_remembers_its_pictures_is_told_from_one_that_does_not():
+    some = digits()
+    train, held_out, new = some[:400, ..., None], some[400:800, ..., None], some[800:, ..., None]
+    random = np.random.default_rng(0)
+    sixteen = train[random.integers(0, 16, 200)]
+    assert copying(copies(sixteen, train, held_out))
+    assert copying(copies(np.clip(sixteen + random.integers(-3, 4, sixteen.shape), 0, 255).astype(np.uint8), train, held_out))
+    assert not copying(copies(new[:200], train, held_out))
+
+
+@pytest.mark.parametrize("remembers", [True, False])
+def test_evaluation_warns_of_copies_alone(tmp_path, remembers):
+    np.save("digits.npy", digits()[:800])
+    first = sfumato.trainer.prepare("digits.npy", sfumato.config.Config(held_out=0.2))
+    known = first.train.array[:16] if remembers else digits()[800:1200, None]
+    net = Known(known.astype(np.float32) / 127.5 - 1, 0.05)
+    model = sfumato.train("digits.npy", "r", net=net, images=20, batch=20, held_out=0.2, predict="image", quiet=True)
+    found = evaluate(model, n=250)
+    shares = {row.name: row.value for row in found.groups["copies"]}
+    assert any("Warning" in sentence for sentence in found.said) == remembers
+    assert all(share == 1 if remembers else share < 0.12 for share in shares.values())
+    assert found.closest is not None
+    recall = value(found, "recall")
+    assert recall < 0.3 if remembers else recall > 0.6  # sixteen pictures are not what the data is
+
+
+def value(found, name):
+    """One number of an evaluation."""
+    return next(row.value for row in found.groups["distances"] if row.name == name)
+
+
+def test_other_pictures_and_other_features():
+    np.save("digits.npy", digits()[:800])
+    np.save("inverted.npy", 255 - digits()[800:])
+    net = Known(digits()[800:1200, None].astype(np.float32) / 127.5 - 1, 0.05)
+    model = sfumato.train("digits.npy", "r", net=net, images=20, batch=20, held_out=0.2, predict="image", quiet=True)
+    near, far = (evaluate(model, data, n=250, named=nn.Flatten()) for data in (None, "inverted.npy"))
+    assert abs(value(near, "kernel")) < 0.1 < 1 < value(far, "kernel")  # other writers wrote the second half
+    assert "distances of held-out pictures" in near.groups
+    assert "distances of held-out pictures" not in far.groups
+    assert far.groups["copies"]  # against the run's own pictures, whatever samples are compared with
+    assert write(Run(model.path), near)
+
+
+# ---- samples that are drawn once -------------------------------------------------------------------------------------
+
+
+def counting(model):
+    """How many samples a model draws from now on, in a list that grows."""
+    asked, sample = [], model.sample
+    model.sample = lambda n, *args, **options: (asked.append(n), sample(n, *args, **options))[1]
+    return asked
+
+
+def flat(pictures):
+    return pictures.reshape(len(pictures), -1).astype(np.float32)
+
+
+def test_what_was_drawn_is_not_drawn_again(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "PART", 20)
+    monkeypatch.setattr(parts, "KEPT", 60)
+    model = sfumato.load(run)
+    asked = counting(model)
+    few = drawn(model, flat, "flat", 30, 0, tmp_path)
+    assert asked == [20, 20]
+    more = drawn(model, flat, "flat", 90, 0, tmp_path)
+    assert len(asked) == 5
+    assert len(drawn(model, flat, "flat", 50, 0, tmp_path).features) == 50
+    assert len(asked) == 5
+    np.testing.assert_array_equal(more.features[:30], few.features)
+    alone = model.sample(90, seed=0)
+    np.testing.assert_allclose(more.features, flat(alone), atol=1)  # of 255
+    np.testing.assert_array_equal(more.pictures, more.features[:60].reshape(60, 8, 8, 1))
+    np.testing.assert_array_equal(more.labels, model.label_numbers(None, torch.arange(90), 0).numpy())
+    whole = drawn(model, flat, "flat", 100, 0, tmp_path).features
+    assert more.mean == pytest.approx(whole.mean(), rel=1e-6)
+    assert more.deviation == pytest.approx(whole.std(), rel=1e-6)
+    for other in ({"steps": 1}, {"guidance": 2.0}):  # other samples, other files
+        before = len(asked)
+        drawn(model, flat, "flat", 20, 0, tmp_path, **other)
+        assert len(asked) == before + 1
+
+
+def test_those_who_ask_together_share_the_work(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "PART", 10)
+    monkeypatch.setattr(parts, "LOOK", 0.01)
+    models = [sfumato.load(run) for _ in range(3)]
+    asked, found = [counting(model) for model in models], {}
+    ask = lambda k: found.update({k: drawn(models[k], flat, "flat", 120, 0, tmp_path).features})
+    threads = [threading.Thread(target=ask, args=(k,)) for k in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(map(len, asked)) == 12  # each part once
+    assert min(map(len, asked)) > 0
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0], found[2])
+
+
+# ---- the command -----------------------------------------------------------------------------------------------------
+
+
+def test_the_command_prints_keeps_and_goes_on(run, capsys):
+    assert main(["evaluate", str(run), "-n", "60"]) == 0
+    text = capsys.readouterr().out
+    assert all(
+        word in text for word in ("kernel", "frechet", "coverage", "near copies", "log-SNR", "in the data", "report.html")
+    )
+    kept = json.loads(Run(run).evaluation.read_text())
+    assert main(["evaluate", str(run), "-n", "60", "--json", "--likelihood", "4"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    both = [[row for row in rows if row["group"] != "likelihood"] for rows in (kept, again)]
+    assert both[0] == both[1]
+    assert len([row for row in again if row["group"] == "likelihood"]) == 2
+    assert {row["samples"] for row in kept if row["group"] == "distances"} == {60}
+    assert "kernel" in Run(run).report.read_text()
+
+
+def test_what_cannot_be_judged_is_refused(run, capsys):
+    assert main(["evaluate", str(run), "-n", "1"]) == 2
+    assert "At least 2 samples" in capsys.readouterr().err
+    assert main(["evaluate", "nowhere"]) == 2
+    assert main(["evaluate", str(run), "--features", "incepton:file"]) == 2
+    assert "inception:FILE" in capsys.readouterr().err
+    with pytest.raises(UserError, match="no file or folder"):
+        evaluate(sfumato.load(run), "nothing-here", n=10)
+
+
+# ---- the best checkpoint ---------------------------------------------------------------------------------------------
+
+
+def test_the_best_is_chosen_by_the_samples_if_asked(tmp_path, monkeypatch):
+    from sfumato.judge import best
+
+    monkeypatch.setattr(best, "SAMPLES", 20)
+    values = iter((0.5, 0.2, 0.3))
+    monkeypatch.setattr(best.kernel, "estimates", lambda made, real: [type("Row", (), {"value": next(values)})])
+    sfumato.train("digits", "r", images=150, checkpoint_every=50, best="kernel", **TINY)
+    assert json.loads((tmp_path / "r/checkpoints/best.json").read_text()) == {"images": 100, "kernel_distance": 0.2}
+    assert {path.name for path in checkpoint.listed(tmp_path / "r/checkpoints")} == {"000000100", "000000150"}
+    assert sfumato.load("r", at="best").images == 100
