@@ -176,7 +176,7 @@ def test_any_shape_and_depth(shape, channels, dtype, high, brief):
         extract(found, noise(2, *shape, 2), codec_of(plan), "cpu")
 
 
-def test_few_pictures_and_labels_that_are_missing(brief):
+def test_few_pictures_of_which_none_are_held_out(brief):
     plan = planned(noise(9, 8, 8))
     found = features("own", plan, "cpu")
     assert found.accuracy is None

@@ -1,6 +1,5 @@
 """Train the feature network that evaluation looks through, on the pictures themselves, or find the one that was trained."""
 
-import dataclasses
 import time
 
 from rich.console import Console
@@ -12,13 +11,8 @@ from ..training.device import device_named
 from . import chosen
 
 
-@dataclasses.dataclass
-class Arguments(chosen.Choices):
-    pass
-
-
 def main(arguments: list[str]) -> int:
-    args, _ = chosen.read(Arguments, arguments, "sfumato features", __doc__ or "")
+    args, _ = chosen.read(chosen.Choices, arguments, "sfumato features", __doc__ or "")
     device_named(args.device)  # a mistake is found before the work
     console = Console(highlight=False, soft_wrap=True, markup=False)
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
