@@ -39,7 +39,8 @@ def memory_of_average(case: Case) -> Finding:
 def gradients(case: Case) -> Finding:
     """The norm of the gradient over the run, by the lines of the log.
 
-    In healthy runs it falls (docs/doctor.md); ten times as much at the end as in the first half is divergence. A line 100 times above the median is a spike that the limit on the norm must have caught.
+    In healthy runs it falls (docs/doctor.md); ten times as much at the end as in the first half is divergence. A line 100
+    times above the median is a spike that the limit on the norm must have caught.
     """
     norms = np.array([record["grad_norm"] for record in case.records if "grad_norm" in record], dtype=float)
     if len(norms) < FEWEST:
