@@ -284,7 +284,7 @@ def test_limits_and_order():
 
 
 def test_the_watcher_says_each_finding_once_and_changes_nothing(tmp_path, capsys):
-    options = TINY | {"images": 2000, "schedule": "linear:steps=50", "predict": "v", "log_every": 50, "checkpoint_every": 1000}
+    options = TINY | {"images": 1250, "schedule": "linear:steps=50", "predict": "v", "log_every": 50}
     model = sfumato.train("digits", tmp_path / "watched", **options)
     said = capsys.readouterr().out
     assert said.count("noise: At its end the schedule linear:steps=50 leaves") == 1

@@ -191,8 +191,7 @@ def train(
 ) -> Model:
     """Train, or go on training, the run at `run`, runs/DATA-RECIPE unless said; returns its model.
 
-    With a `parent` a new run begins from the averaged weights of that one. `attend` makes one more watcher, of one who wants to
-    know the run and its pictures.
+    With a `parent` a new run begins from the averaged weights of that one. `attend` makes a watcher that knows run and pictures.
 
     Settings are checked before `say` names the run folder, and pictures read before it is made. Raises UserError for
     whatever a person can mend.
@@ -230,8 +229,7 @@ def train(
             placement = Placement.of(place, plan.facts)
         trial = lambda: measured_speed(_trial(plan, built), built, placement, _at_once(plan, place), 3.0)
         plan.config = budget(plan.config, trial)
-        everyone = [*watchers] if attend is None else [*watchers, attend(run, plan)]
-        return _fit(plan, run, built, placement, everyone, say)
+        return _fit(plan, run, built, placement, [*watchers, *([attend(run, plan)] if attend else [])], say)
 
 
 def _fit(plan: Plan, run: Run, net: nn.Module, placement: Placement, watchers: Sequence[loop.Watcher], say: Say) -> Model:
