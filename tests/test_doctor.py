@@ -19,7 +19,6 @@ from sfumato.judge.doctor import Case, Finding, course, network, pictures, sampl
 from sfumato.judge.doctor.case import power
 from sfumato.judge.doctor.findings import UNKNOWN, VERDICTS, graded
 from sfumato.judge.report import listed
-from sfumato.model import load
 from sfumato.run import Run
 from sfumato.training.ema import tensors
 
@@ -44,11 +43,10 @@ def bad(findings):
 
 
 def test_nothing_is_said_of_a_healthy_run(healthy):
-    given, found = healthy
+    _, found = healthy
     assert bad(found) == []
     assert {finding.check for finding in found} == doctor.CHECKS.keys()
     assert all(finding.verdict == "fine" for finding in found)
-    assert all(part.training is False for part in load(given["run"], net=given["net"]).denoiser.net.modules())
 
 
 @pytest.mark.slow
@@ -287,7 +285,7 @@ def test_limits_and_order():
 
 
 def test_the_watcher_says_each_finding_once_and_changes_nothing(tmp_path, capsys):
-    options = TINY | {"images": 2000, "schedule": "linear:steps=50", "predict": "v", "log_every": 50, "checkpoint_every": 1000}
+    options = TINY | {"images": 1250, "schedule": "linear:steps=50", "predict": "v", "log_every": 50}
     model = sfumato.train("digits", tmp_path / "watched", **options)
     said = capsys.readouterr().out
     assert said.count("noise: At its end the schedule linear:steps=50 leaves") == 1

@@ -30,7 +30,7 @@ def memory_of_average(case: Case) -> Finding:
     """
     config, budget = case.config, case.config.images or 0
     half_life = config.ema or max(config.batch, budget // 20)
-    figure = f"The averaged weights have a half-life of {half_life:,} images, in a run of {budget:,}."
+    figure = f"The half-life of the averaged weights, in images, is {half_life:,}, in a run of {budget:,}."
     cause = "The average still remembers the beginning of the run."
     mend = f"Train with --ema {max(config.batch, budget // 20)}."
     return graded(half_life, max(budget / 2, config.batch), np.inf, figure, cause, mend)
@@ -39,8 +39,8 @@ def memory_of_average(case: Case) -> Finding:
 def gradients(case: Case) -> Finding:
     """The norm of the gradient over the run, by the lines of the log.
 
-    In healthy runs it falls, or rises by less than 3 (measured: docs/doctor.md); ten times as much at the end as in
-    the first half is divergence. A line 100 times above the median is a spike that the limit on the norm must have caught.
+    In healthy runs it falls (docs/doctor.md); ten times as much at the end as in the first half is divergence. A line 100
+    times above the median is a spike that the limit on the norm must have caught.
     """
     norms = np.array([record["grad_norm"] for record in case.records if "grad_norm" in record], dtype=float)
     if len(norms) < FEWEST:

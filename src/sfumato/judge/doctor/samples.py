@@ -17,13 +17,12 @@ def writing(case: Case) -> Finding:
     missed = float((codec.encode(codec.decode(x0)) - x0).abs().max()) / (codec.ends[1] - codec.ends[0])
     low, high = codec.ends
     ramp = torch.linspace(2 * low - high, 2 * high - low, 301)[:, None, None, None].expand(-1, len(codec.low), 1, 1)
-    falls = int((codec.encode(codec.decode(ramp)).diff(dim=0) < -1e-3 * (high - low)).any())
-    figure = f"Written and read again, pictures differ by {100 * missed:.2g} % of the range" + "." * (not falls)
-    figure += falls * ", and values beyond it come out at its other end."
-    mend = "Clamp before the cast to whole numbers: x.clamp(low, high).round()."
+    falls = bool((codec.encode(codec.decode(ramp)).diff(dim=0) < -1e-3 * (high - low)).any())
+    figure = f"Written and read again, pictures differ by {100 * missed:.2g} % of the range."
     if falls:
-        cause = "Values overflow when pictures are written: what is brighter than white turns black."
-        return Finding("wrong", figure, cause, mend)
+        figure = "Values beyond the range come out at its other end when pictures are written."
+        cause = "They overflow: what is brighter than white turns black."
+        return Finding("wrong", figure, cause, "Clamp before the cast to whole numbers: x.clamp(low, high).round().")
     cause = "Pictures are not written as they are read."
     return graded(missed, 0.01, 0.01, figure, cause, "Decode must undo encode: see data/codec.py.")
 
@@ -31,8 +30,8 @@ def writing(case: Case) -> Finding:
 def colour(case: Case) -> Finding:
     """The mean of each channel of samples against that of the pictures, in the pictures' deviations.
 
-    Beyond 4 standard errors of so few samples, 0.25 deviations are worth a look and 0.5 wrong; healthy runs stay below 0.15
-    (measured: docs/doctor.md).
+    Beyond 4 standard errors of so few samples, 0.25 deviations are worth a look and 0.5 wrong; healthy runs had at most
+    0.04 (docs/doctor.md).
     """
     drawn, x0 = case.encoded(case.samples).double(), case.x0.double()
     each = drawn.mean((2, 3))  # (N, C)
@@ -50,7 +49,7 @@ def colour(case: Case) -> Finding:
 def saturation(case: Case) -> Finding:
     """The share of values at the ends of the range, in samples and in pictures.
 
-    Healthy runs differ by less than 0.1 (measured: docs/doctor.md).
+    Healthy runs had 0.03 more at most (docs/doctor.md).
     """
     (low, high), slack = case.codec.ends, 0.01 * (case.codec.ends[1] - case.codec.ends[0])
     share = lambda x: float(((x <= low + slack) | (x >= high - slack)).double().mean())
