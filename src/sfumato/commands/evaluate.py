@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> int:
             model, args.data, args.n, args.features, args.seed, args.likelihood, device, stage,
             steps=args.steps, solver=args.solver, guidance=args.guidance,
         )  # fmt: skip
-    written = write(Run.of(model.path), found)
+    written = write(Run.existing(model.path), found)
     if args.json:
         print(json.dumps(found.records()))
         return 0

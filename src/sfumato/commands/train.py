@@ -14,15 +14,12 @@ from torch import nn
 from .. import nets, recipes, trainer
 from ..config import Config, builtins
 from ..finetune import Parent
-from ..judge.best import Best
-from ..judge.doctor.watcher import Watch
-from ..judge.report import Report
+from ..judge import watching
 from ..model import Model, build_net
 from ..run import Run
 from ..training import loggers
-from ..training.loop import Watcher
 from ..training.stop import flat
-from ..training.watch import Bar, careful
+from ..training.watch import Bar
 from .chosen import Choices, label, read
 
 
@@ -85,16 +82,7 @@ def run_training(
     console = Console(quiet=quiet, highlight=False, soft_wrap=True)
     folder = None if run is None else Run.of(run)
     with Bar(console) as bar:
-
-        def watchers(run: Run, plan: trainer.Plan) -> list[Watcher]:
-            others: dict[str, Watcher] = {"The doctor": Watch(run, plan, bar.say)}
-            if plan.config.best == "kernel":
-                others["The best by kernel distance"] = Best(run, plan, device)
-            told = builtins(plan.config)
-            others |= {each: loggers.LOGGERS[each](run.logger(each), told, run.grid) for each in tell}
-            others["The report"] = Report(run)  # last: it shows what the others have found
-            return [bar, *(careful(watcher, called, bar.say) for called, watcher in others.items())]
-
+        watchers: trainer.Watchers = lambda run, plan: [bar, *watching.watchers(run, plan, bar.say, device, tell)]
         model = trainer.train(data, config, folder, net, watchers, bar.say, device, name, bar.reading, parent, said)
     if not ended(model):
         console.print(f"Stopped and saved after {model.images:,} images. Type the same command again to go on.")
