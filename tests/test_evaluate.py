@@ -184,6 +184,17 @@ def test_the_command_prints_keeps_and_goes_on(run, capsys):
     assert "kernel" in Run(run).report.read_text()
 
 
+@pytest.mark.parametrize("shape", [(60, 8, 12, 5), (7, 9, 8, 1)], ids=["5 channels, wide", "7 pictures"])
+def test_any_channels_any_shape_few_pictures(shape):
+    np.save("odd.npy", np.random.default_rng(0).integers(0, 4000, shape).astype(np.uint16))
+    model = sfumato.train("odd.npy", "r", images=20, **(TINY | {"batch": 5}))
+    found = evaluate(model, n=20)
+    counts = {(row.samples, row.reference) for row in found.groups["distances"]}
+    assert counts == {(20, model.facts.train)}
+    assert len(found.groups["channels"]) == 2 * shape[3]
+    assert json.dumps(found.records(), allow_nan=False)  # what could not be told is null, not NaN
+
+
 def test_what_cannot_be_judged_is_refused(run, capsys):
     assert main(["evaluate", str(run), "-n", "1"]) == 2
     assert "At least 2 samples" in capsys.readouterr().err
