@@ -35,7 +35,7 @@ def codec_of(plan):
 @pytest.fixture(scope="module")
 def _shorter():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(own, "SEEN", (12_000, 12_000))
+        patch.setattr(own, "SEEN", (6_000, 6_000))
         yield
 
 
