@@ -191,7 +191,7 @@ def train(
 ) -> Model:
     """Train, or go on training, the run at `run`, runs/DATA-RECIPE unless said; returns its model.
 
-    With a `parent` a new run begins from the averaged weights of that one. `attend` makes a watcher that knows run and pictures.
+    With a `parent` a new run begins from the averaged weights of that one. `attend` makes a watcher of run and pictures.
 
     Settings are checked before `say` names the run folder, and pictures read before it is made. Raises UserError for
     whatever a person can mend.
