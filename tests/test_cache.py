@@ -28,9 +28,20 @@ def test_packs_are_listed_and_removed(tmp_path, capsys):
     assert "few-8x8-crop" in said
     assert " 9 " in said
     assert typed(capsys, "clear", "fw")[0] == 2
-    assert "1 packs removed" in typed(capsys, "clear", "few")[1]
+    assert "1 packs and 0 files of features removed" in typed(capsys, "clear", "few")[1]
     assert "No pictures are kept" in typed(capsys, "list")[1]
     assert not [path for path in (cache_folder() / "packs").iterdir() if path.is_dir()]
+
+
+def test_features_are_listed_and_removed_with_all_else(capsys):
+    kept = cache_folder() / "features" / "own-1.safetensors"
+    kept.parent.mkdir()
+    kept.write_bytes(bytes(2000))
+    assert "1 files of features, 2 kB" in typed(capsys, "list")[1]
+    assert typed(capsys, "clear", "own")[0] == 2  # names are those of packs
+    assert kept.exists()
+    assert "0 packs and 1 files of features removed, 2 kB freed" in typed(capsys, "clear")[1]
+    assert not kept.exists()
 
 
 def test_the_copy_of_a_named_set_is_given_once(tmp_path, capsys):

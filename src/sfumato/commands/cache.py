@@ -1,7 +1,7 @@
-"""What is kept to be faster the next time: decoded pictures, and where the copies of named sets lie.
+"""What is kept to be faster the next time: decoded pictures, their features, and where the copies of named sets lie.
 
-sfumato cache list               packs of decoded pictures, and named sets
-sfumato cache clear [NAME]       remove all packs, or those whose name begins so
+sfumato cache list               packs of decoded pictures, features, and named sets
+sfumato cache clear [NAME]       remove all packs and features, or the packs whose name begins so
 sfumato cache add NAME PATH      where the local copy of a named set lies, such as fashion-mnist
 sfumato cache forget NAME        no longer
 """
@@ -34,7 +34,11 @@ def main(arguments: list[str]) -> int:
         show(console, cache)
     elif verb == "clear":
         gone = views.clear(cache, words[0] if words else None)
-        console.print(f"{len(gone)} packs removed, {_size(sum(pack.bytes for pack in gone))} freed.")
+        kept = [] if words else _features(cache)
+        freed = sum(pack.bytes for pack in gone) + sum(path.stat().st_size for path in kept)
+        for path in kept:
+            path.unlink(missing_ok=True)
+        console.print(f"{len(gone)} packs and {len(kept)} files of features removed, {_size(freed)} freed.")
     elif verb == "add":
         names.remember(cache, _named(words[0]), Path(words[1]).expanduser().resolve())
         console.print(f"{_named(words[0])} is at {words[1]} from now on.", markup=False)
@@ -54,8 +58,16 @@ def show(console: Console, cache: Path) -> None:
     console.print(table if found else f"No pictures are kept in {cache / 'packs'}.")
     if found:
         console.print(f"{_size(sum(pack.bytes for pack in found))} in all; `sfumato cache clear` removes them.")
+    if kept := _features(cache):
+        size = _size(sum(path.stat().st_size for path in kept))
+        console.print(f"{len(kept)} files of features, {size}, that `sfumato evaluate` compares pictures by.")
     for name, path in names.copies(cache).items():
         console.print(f"{name}: {path}", markup=False)
+
+
+def _features(cache: Path) -> list[Path]:
+    """What was trained to compare pictures by, and what it saw of them."""
+    return sorted((cache / "features").glob("*.safetensors"))
 
 
 def _named(typed: str) -> str:

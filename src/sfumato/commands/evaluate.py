@@ -78,20 +78,25 @@ def main(arguments: list[str]) -> int:
 
 @contextmanager
 def stages(console: Console) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
-    """Progress of work in stages, each with its rate and the time that is left; one line a stage where there is no terminal."""
+    """Progress of work in stages, each with its rate and the time that is left; plain lines where there is no terminal."""
     columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn(), TextColumn("{task.fields[rate]}"))
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
 
         def stage(what: str) -> Callable[[int, int], None]:
             for task in bar.task_ids:
                 bar.remove_task(task)
-            if not console.is_terminal:
-                console.print(f"{what} ...")
             task, begun = bar.add_task(what, total=None, rate=""), time.perf_counter()
+            told = begun
 
             def show(done: int, total: int) -> None:
-                rate = done / max(1e-9, time.perf_counter() - begun)
+                nonlocal told
+                now = time.perf_counter()
+                rate = done / max(1e-9, now - begun)
                 bar.update(task, completed=done, total=total, rate=f"{rate:.3g}/s")
+                if not console.is_terminal and now - told > 10:
+                    told = now
+                    left = (total - done) / max(1e-9, rate)
+                    console.print(f"{what}: {done:,} of {total:,}  {rate:.3g}/s  {left:.0f} s left")
 
             return show
 
