@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 import sfumato
-from sfumato import draws, schedules, toy
+from sfumato import draws, schedules, toy, trainer
 from sfumato.cli import main
 from sfumato.config import Config, with_options
 from sfumato.errors import UserError
 from sfumato.judge import doctor
-from sfumato.judge.doctor import Case, Finding, course, network, pictures, samples
+from sfumato.judge.doctor import Case, Finding, course, network, pictures, samples, watcher
 from sfumato.judge.doctor.case import power
 from sfumato.judge.doctor.findings import UNKNOWN, VERDICTS, graded
 from sfumato.judge.report import listed
@@ -284,7 +284,18 @@ def test_limits_and_order():
     assert sorted(VERDICTS, key=VERDICTS.index)[0] == "wrong"
 
 
-def test_the_watcher_says_each_finding_once_and_changes_nothing(tmp_path, capsys):
+def test_a_finding_that_stays_is_said_once(monkeypatch):
+    said, kept = [], []
+    run = SimpleNamespace(records=list, write_findings=kept.append)
+    watch = watcher.Watch(run, trainer.prepare("digits", Config()), said.append)
+    monkeypatch.setattr(watcher, "made", lambda case, at: [Finding("look", f"{len(case.records)} lines.", check="x")])
+    for kind in ("start", "log", "log", "end"):
+        watch(SimpleNamespace(kind=kind, record={"images": 1}))
+    assert said == ["x: 0 lines."]
+    assert kept[-1][0]["figure"] == "2 lines."  # what is kept is the last
+
+
+def test_the_watcher_speaks_while_a_run_trains_and_changes_nothing(tmp_path, capsys):
     options = TINY | {"images": 1250, "schedule": "linear:steps=50", "predict": "v", "log_every": 50}
     model = sfumato.train("digits", tmp_path / "watched", **options)
     said = capsys.readouterr().out
@@ -292,7 +303,7 @@ def test_the_watcher_says_each_finding_once_and_changes_nothing(tmp_path, capsys
     run = Run.of(tmp_path / "watched")
     assert [one["check"] for one in listed(run.findings) if one["verdict"] == "wrong"] == ["noise"]
     config = with_options(Config(), options)
-    alone = sfumato.trainer.train("digits", config, Run.of(tmp_path / "alone"))
+    alone = trainer.train("digits", config, Run.of(tmp_path / "alone"))
     for name, weight in tensors(model.denoiser.net).items():
         assert torch.equal(weight, tensors(alone.denoiser.net)[name]), name
 
