@@ -218,3 +218,8 @@ def test_the_best_is_chosen_by_the_samples_if_asked(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "r/checkpoints/best.json").read_text()) == {"images": 100, "kernel_distance": 0.2}
     assert {path.name for path in checkpoint.listed(tmp_path / "r/checkpoints")} == {"000000100", "000000150"}
     assert sfumato.load("r", at="best").images == 100
+    assert checkpoint.told(tmp_path / "r/checkpoints") == (
+        "The best checkpoint by kernel distance is that after 100 images (--checkpoint best)."
+    )
+    checkpoint.compare(tmp_path / "r/checkpoints", 150, 0.1, "kernel_distance")
+    assert not checkpoint.told(tmp_path / "r/checkpoints")

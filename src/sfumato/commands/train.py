@@ -17,7 +17,7 @@ from ..finetune import Parent
 from ..judge import watching
 from ..model import Model, build_net
 from ..run import Run
-from ..training import loggers
+from ..training import checkpoint, loggers
 from ..training.stop import flat
 from ..training.watch import Bar
 from .chosen import Choices, label, read
@@ -87,5 +87,7 @@ def run_training(
     if not ended(model):
         console.print(f"Stopped and saved after {model.images:,} images. Type the same command again to go on.")
     seen = f"{model.path}: {model.images:,} images seen, as report.html in it shows."
+    if model.path is not None and (best := checkpoint.told(Run(model.path).checkpoints)):
+        console.print(best)
     console.print(f"{seen} Draw from it: sfumato sample {model.path}", markup=False)
     return model

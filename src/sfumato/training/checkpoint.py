@@ -130,6 +130,15 @@ def compare(folder: Path, images: int, value: float | None, by: str = "held_out_
         replace_text(folder / "best.json", json.dumps({"images": images, by: value}))
 
 
+def told(folder: Path) -> str:
+    """Which checkpoint is the best and by what, a sentence; nothing where it is the newest, or none is known to be."""
+    images, there = best(folder), listed(folder)
+    if images is None or int(there[-1].name) == images:
+        return ""
+    by = " and ".join(name.replace("_", " ") for name in _best(folder) if name != "images")
+    return f"The best checkpoint by {by} is that after {images:,} images (--checkpoint best)."
+
+
 def _best(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads((folder / "best.json").read_text())
