@@ -31,7 +31,7 @@ def test_few_values_tell_nothing():
 @pytest.mark.parametrize("when", ["plateau", None])
 def test_a_run_ends_on_a_plateau_if_asked(tmp_path, monkeypatch, capsys, when):
     monkeypatch.setattr(loop, "held_out_loss", lambda *args: 1.0)
-    flags = "--images 1k --batch 10 --log-every 10 --net unet:width=8 --sampling-steps 1"
+    flags = "--images 1k --batch 10 --log-every 10 --net unet:width=8,mults=(1,) --precision float32 --sampling-steps 1"
     typed = f"train digits --run {tmp_path / 'r'} {flags}" + f" --stop-when {when}" * bool(when)
     assert main(typed.split()) == 0
     out = capsys.readouterr().out
