@@ -284,15 +284,14 @@ def test_limits_and_order():
     assert sorted(VERDICTS, key=VERDICTS.index)[0] == "wrong"
 
 
-def test_a_finding_that_stays_is_said_once(monkeypatch):
-    said, kept = [], []
-    run = SimpleNamespace(records=list, write_findings=kept.append)
+def test_a_finding_that_stays_is_said_once(monkeypatch, tmp_path):
+    said, run = [], Run(tmp_path)
     watch = watcher.Watch(run, trainer.prepare("digits", Config()), said.append)
     monkeypatch.setattr(watcher, "made", lambda case, at: [Finding("look", f"{len(case.records)} lines.", check="x")])
     for kind in ("start", "log", "log", "end"):
         watch(SimpleNamespace(kind=kind, record={"images": 1}))
     assert said == ["x: 0 lines."]
-    assert kept[-1][0]["figure"] == "2 lines."  # what is kept is the last
+    assert listed(run.findings)[0]["figure"] == "2 lines."  # what is kept is the last
 
 
 def test_the_watcher_speaks_while_a_run_trains_and_changes_nothing(tmp_path, capsys):
