@@ -171,7 +171,7 @@ def _held_out(found: Evaluation, model: Model, own: Plan, likelihoods: int, devi
         loss, psnr = result.losses["averaged"][k], {name: result.psnr(name)[k] for name in result.squared}
         note = f"{psnr['averaged']:.1f} dB; raw weights {psnr['raw']:.1f}, the mean picture {psnr[bands.CONSTANT]:.1f}, "
         note += f"a Gaussian {psnr[bands.GAUSSIAN]:.1f}"
-        name = f"loss at log-SNR {low:g} to {high:g}"
+        name = f"loss at log-SNR {low:.3g} to {high:.3g}"
         rows.append(Estimate.normal(name, loss.mean(), loss.var(ddof=1) / count, (count, len(own.train)), note=note))
     found.groups["denoising"] = rows
     if likelihoods:
