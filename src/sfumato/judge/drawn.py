@@ -21,6 +21,7 @@ from ..model import Model
 
 PART = 250  # samples in a file
 KEPT = 1000  # samples whose pictures are kept, besides their features
+AT_ONCE = 2**18  # pixels of a channel that are drawn at once
 LOOK = 2.0  # seconds between looks for parts that others draw
 
 Progress = Callable[[int, int], None]
@@ -90,7 +91,8 @@ def _part(
     model: Model, extract: Callable[[np.ndarray], np.ndarray], first: int, seed: int, options: dict[str, Any]
 ) -> dict[str, np.ndarray]:
     """Samples number first .. first + PART - 1, as they are kept."""
-    pictures = model.sample(PART, seed, first=first, **options)  # (B, H, W, C)
+    batch = max(1, min(PART, AT_ONCE // (model.facts.shape[1] * model.facts.shape[2])))
+    pictures = model.sample(PART, seed, first=first, batch=batch, **options)  # (B, H, W, C)
     values = pictures.astype(np.float64)
     part = {"features": extract(pictures)}
     part["sums"] = np.stack([np.full(values.shape[3], values[..., 0].size), values.sum((0, 1, 2)), (values**2).sum((0, 1, 2))])
