@@ -26,11 +26,11 @@ from ..run import Run
 from ..trainer import Plan
 from . import bands, likelihood, report
 from .drawn import KEPT, Drawn, drawn
-from .features import Features, chosen, extract, features, reference
+from .features import chosen, extract, features, reference
 from .memory import Copies, closest, copies, copying, shown
 from .metrics import kernel
 from .metrics.estimate import Estimate
-from .metrics.measures import measure
+from .metrics.measures import distances, measure
 from .opened import opened
 
 REFERENCE = 10_000  # real pictures that samples are compared with, at most
@@ -82,7 +82,11 @@ def evaluate(
     plan = own if data is None else _other(model, data, stage("reading"))
     assert plan is not None
     seen = features(named, own or plan, device, stage("training features"))
-    there = reference(seen, plan, n=LOOKED, device=device, progress=stage("real pictures"))[: max(REFERENCE, n)]
+    train = reference(seen, plan, n=LOOKED, device=device, progress=stage("real pictures"))
+    held = None
+    if own is not None and len(own.held_out):
+        held = reference(seen, own, held_out=True, n=LOOKED, device=device, progress=stage("held-out pictures"))
+    there = train[: max(REFERENCE, n)]
     made = drawn(
         model, lambda part: extract(seen, part, model.codec, device), seen.name, n, seed, model.path / "evaluation",
         stage("drawing"), **options,
@@ -90,14 +94,13 @@ def evaluate(
     found = Evaluation(said=[seen.about])
     stage("comparing")(0, 1)
     found.groups["distances"] = measure(made.features, there)
-    if own is plan and len(plan.held_out) >= 4:
-        real = reference(seen, plan, held_out=True, n=REFERENCE, device=device, progress=stage("held-out pictures"))
-        held = [each for each in measure(real, there) if each.name in ("kernel", "frechet", "frechet_limit")]
-        found.groups["distances of held-out pictures"] = held
+    if own is plan and held is not None and len(held) >= 4:
+        found.groups["distances of held-out pictures"] = distances(held[:REFERENCE], there)
     found.groups |= {"classes": _classes(made, there, plan), "channels": _channels(model, made, plan)}
-    if own is not None and len(own.held_out) and not model.config.crop:
-        _memory(found, model, made, own, seen, device, stage)
-    if own is not None and len(own.held_out):
+    if own is not None and held is not None:
+        if not model.config.crop:
+            train = train if own is plan else reference(seen, own, n=LOOKED, device=device, progress=stage("training pictures"))
+            _memory(found, model, made, own, train, held, stage)
         _held_out(found, model, own, likelihoods, device, stage)
     return found
 
@@ -134,10 +137,9 @@ def _channels(model: Model, made: Drawn, plan: Plan) -> list[Estimate]:
     return rows
 
 
-def _memory(found: Evaluation, model: Model, made: Drawn, own: Plan, seen: Features, device: str | None, stage: Stage) -> None:
+def _memory(found: Evaluation, model: Model, made: Drawn, own: Plan, train: np.ndarray, held: np.ndarray, stage: Stage) -> None:
     """Whether samples lie nearer to training pictures than new pictures do, by pixels and by features; the closest pairs."""
     stage("looking for copies")(0, 1)
-    train, held = (reference(seen, own, held_out, LOOKED, device) for held_out in (False, True))
     features = copies(made.features[:KEPT], train, held)
     order = chosen(own.train, LOOKED).numpy()
     near = {

@@ -17,7 +17,12 @@ def measure(samples: np.ndarray, reference: np.ndarray, moments: Moments | None 
     Sets may be small, even empty: a number that cannot be told is None, and its note says why. Raises UserError for
     features of unequal length or that are not finite.
     """
-    distances = [kernel.estimates(samples, reference), frechet.estimates(samples, reference, moments)]
+    return [*distances(samples, reference, moments), *manifold.estimates(samples, reference)]
+
+
+def distances(samples: np.ndarray, reference: np.ndarray, moments: Moments | None = None) -> list[Estimate]:
+    """The distances alone, as `measure` has them."""
+    found = [kernel.estimates(samples, reference), frechet.estimates(samples, reference, moments)]
     if len(samples) >= MANY:
-        distances.reverse()
-    return [*distances[0], *distances[1], *manifold.estimates(samples, reference)]
+        found.reverse()
+    return [*found[0], *found[1]]
