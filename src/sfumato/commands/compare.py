@@ -6,13 +6,13 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
-from rich.progress import Progress, TimeRemainingColumn
 
 from .. import flags
 from ..disk import replace_text
 from ..errors import UserError
 from ..judge import compare
 from ..run import Run
+from .stages import stages
 
 
 @dataclasses.dataclass
@@ -35,9 +35,8 @@ def main(arguments: list[str]) -> int:
         raise UserError(f"{args.out} is there already and is no page of ours; name another file, as in --out runs.html.")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     console = Console(highlight=False, soft_wrap=True)
-    with Progress(*Progress.get_default_columns()[:-1], TimeRemainingColumn(), console=console, transient=True) as bar:
-        task = bar.add_task("sampling", total=1)
-        text = compare.page(runs, args.n, args.seed, lambda done, total: bar.update(task, completed=done, total=total))
+    with stages(console) as stage:
+        text = compare.page(runs, args.n, args.seed, stage("sampling"))
     replace_text(args.out, text)
     console.print(str(args.out), markup=False)
     return 0

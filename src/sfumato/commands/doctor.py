@@ -7,7 +7,6 @@ from typing import Annotated
 
 import tyro
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
@@ -17,6 +16,7 @@ from ..judge import doctor, report
 from ..judge.doctor.findings import UNKNOWN, keep
 from ..run import Run
 from ..training.device import device_named
+from .stages import stages
 
 COLOURS = {"wrong": "red", "look": "yellow", UNKNOWN: "dim", "fine": "green"}
 
@@ -42,14 +42,12 @@ def main(arguments: list[str]) -> int:
     if args.data is not None and not a_run:
         raise UserError(f"--data names the pictures of a run, and {args.what} is none.")
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("looking", total=None)
-        show = lambda done, total: bar.update(task, completed=done, total=total)
+    with stages(console) as stage:
         if a_run:
             run = Run.existing(args.what)
-            found = doctor.examine(run, args.data, device=args.device, progress=show)
+            found = doctor.examine(run, args.data, device=args.device, progress=stage("looking"))
         else:
-            found = doctor.inspect(args.what, recipes.default(), show)
+            found = doctor.inspect(args.what, recipes.default(), stage("looking"))
     if a_run:
         with suppress(OSError):  # someone else's run may be examined too
             keep(run, found)

@@ -3,15 +3,11 @@
 import dataclasses
 import json
 import os
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 from rich.console import Console
-from rich.progress import Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from .. import flags
@@ -19,6 +15,7 @@ from ..model import load
 from ..picture.hypertext import number
 from ..run import Run
 from ..spec import Spec
+from .stages import stages
 
 
 @dataclasses.dataclass
@@ -74,30 +71,3 @@ def main(arguments: list[str]) -> int:
     for sentence in (*found.said, *map(str, written)):
         console.print(sentence, markup=False)
     return 0
-
-
-@contextmanager
-def stages(console: Console) -> Iterator[Callable[[str], Callable[[int, int], None]]]:
-    """Progress of work in stages, each with its rate and the time that is left; plain lines where there is no terminal."""
-    columns = (*Progress.get_default_columns()[:-1], TimeRemainingColumn(), TextColumn("{task.fields[rate]}"))
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-
-        def stage(what: str) -> Callable[[int, int], None]:
-            for task in bar.task_ids:
-                bar.remove_task(task)
-            task, begun = bar.add_task(what, total=None, rate=""), time.perf_counter()
-            told = begun
-
-            def show(done: int, total: int) -> None:
-                nonlocal told
-                now = time.perf_counter()
-                rate = done / max(1e-9, now - begun)
-                bar.update(task, completed=done, total=total, rate=f"{rate:.3g}/s")
-                if not console.is_terminal and now - told > 10:
-                    told = now
-                    left = (total - done) / max(1e-9, rate)
-                    console.print(f"{what}: {done:,} of {total:,}  {rate:.3g}/s  {left:.0f} s left")
-
-            return show
-
-        yield stage

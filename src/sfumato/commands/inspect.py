@@ -9,7 +9,6 @@ from typing import Any
 
 import tyro
 from rich.console import Console
-from rich.progress import Progress
 
 from .. import picture, scenes, trainer
 from ..data import AffineCodec
@@ -19,6 +18,7 @@ from ..errors import UserError
 from ..picture import page
 from ..training.device import device_named
 from . import chosen
+from .stages import stages
 
 SECONDS = 3.0  # of training steps for the estimate
 
@@ -43,14 +43,11 @@ def main(arguments: list[str]) -> int:
         picture.make_room(path.parent)
     device_named(args.device)
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("reading", total=None)
-        show = lambda done, total: bar.update(task, completed=done, total=total)
-        plan = trainer.prepare(args.data, args.config, progress=show)
+    with stages(console) as stage:
+        plan = trainer.prepare(args.data, args.config, progress=stage("reading"))
         images, codec = plan.images, AffineCodec(**plan.facts.codec)
-        bar.update(task, description="counting")
-        found = survey(images, show, codec)
-        bar.update(task, description="timing a few steps", total=None)
+        found = survey(images, stage("counting"), codec)
+        stage("timing a few steps")
         estimate = trainer.estimate(plan, args.device, 0.0 if args.no_time else SECONDS)
     facts = {"kind": plan.kind, **listed(images, found), "sigma_data": plan.facts.sigma_data}
     facts |= {"train": plan.facts.train, "held_out": plan.facts.held_out, "split": plan.reasons[len(images.notes) :]}

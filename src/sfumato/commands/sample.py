@@ -6,13 +6,13 @@ from typing import Annotated, Any
 
 import tyro
 from rich.console import Console
-from rich.progress import Progress, TimeRemainingColumn
 
 from .. import few, flags, picture, scenes
 from ..config import Ends
 from ..model import load
 from ..run import Run
 from ..spec import Spec
+from .stages import stages
 
 MORE = ("label", "interval", "rescale", "worse", "threshold", "tuned")  # told in the pictures where they were asked for
 
@@ -90,13 +90,10 @@ def main(arguments: list[str]) -> int:
     n = 1 if args.only is not None else args.n if args.n is not None else 8 if args.classes else 64
     steps, solver = model.config.sampling_steps if args.steps is None else args.steps, args.solver or model.config.solver
     moving = [kind for kind in ("gif", "apng") if getattr(args, kind)]
-    with Progress(*Progress.get_default_columns()[:-1], TimeRemainingColumn(), console=console, transient=True) as bar:
-        task = bar.add_task("tuning" if args.tuned else "sampling", total=1)
-        show = lambda done, total: bar.update(task, completed=done, total=total)
-        times = few.times(model, run, steps, solver, show) if args.tuned else model.times(steps)
-        bar.update(task, description="sampling")
+    with stages(console) as stage:
+        times = few.times(model, run, steps, solver, stage("tuning")) if args.tuned else model.times(steps)
         pictures, shown, halfway = scenes.drawn(
-            model, n, args.seed, times, labels, bool(moving), show, solver=solver, guidance=args.guidance,
+            model, n, args.seed, times, labels, bool(moving), stage("sampling"), solver=solver, guidance=args.guidance,
             interval=args.interval, rescale=args.rescale, worse=worse, threshold=args.threshold, first=args.only or 0,
             batch=args.batch,
         )  # fmt: skip
