@@ -225,6 +225,8 @@ def test_the_fastest_placement_wins_through_noise_and_the_plain_one_wins_ties():
     assert device.fastest([measured(2, 2, 2, 2, 2), measured(2.5, 1, 1, 1, 1)]) == 1
     assert device.fastest([measured(1, 1, 1, 1, 1), measured(0.97, 0.97, 0.97, 0.97, 0.97)]) == 0
     assert device.fastest([measured(1, 1, 1, 1, 1), measured(1.6)]) == 0  # far behind: not asked again
+    assert device.fastest([measured(1, 1, 1, 1, 1), iter((36.1,)).__next__]) == 0  # nor that, after its first call
+    assert device.fastest([measured(3, 3), measured(2.9, 2)]) == 1  # after two rounds, which took more than 5 seconds
 
 
 def test_the_choice_is_remembered_for_machine_and_network(tmp_path, monkeypatch):

@@ -135,6 +135,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     ema: MaybeCount = None
     """Half-life, in images, of the average of the weights that is sampled from; a twentieth of the budget unless said."""
 
+    posthoc: Annotated[int, msgspec.Meta(ge=0, le=1000), COUNT] = 0
+    """Snapshots, evenly over the budget, of two averages that `sample --ema 0.08` makes any other of, such as 16; 0: none."""
+
     images: MaybeCount = None
     """Budget: images seen in all."""
     epochs: MaybePositive = None

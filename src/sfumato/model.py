@@ -18,7 +18,7 @@ from .denoisers import Denoiser, Denoises
 from .errors import UserError, unknown
 from .run import Run
 from .spec import Spec, choose, make
-from .training import augment, checkpoint
+from .training import augment, checkpoint, posthoc
 from .training.device import Placement, device_named
 from .training.ema import fill
 
@@ -331,34 +331,38 @@ def assemble(net: nn.Module, config: Config, placement: Placement, path: Path | 
 def load(
     run: str | Path | Run | None = None,
     net: nn.Module | None = None,
-    weights: str = "ema",
+    weights: str | float = "ema",
     device: str | None = None,
     at: int | str | None = None,
 ) -> Model:
-    """The model of a run folder; the newest run under runs/ if none is named.
+    """The model of a run folder, or of one of its checkpoints; the newest run under runs/ if none is named.
 
     net       the network, if the run was trained with one's own
-    weights   'ema' (the average, as is usual) or 'model' (the raw weights)
+    weights   'ema' (the average, as is usual), 'model' (the raw weights), or the length of an average that is made now as a
+              share of the training, 0.01 to 0.28, of the snapshots that a run with `posthoc` keeps
     at        the checkpoint after so many images, or 'best'; the newest unless said
     Raises UserError if there is no run, no checkpoint, or none that is whole.
     """
-    if weights not in ("ema", "model"):
+    if isinstance(weights, str) and weights not in ("ema", "model"):
         raise unknown("set of weights", weights, ("ema", "model"))
+    name = weights if isinstance(weights, str) else "model"
+    if run is not None and at is None and (whole := Run.of(run)).path.parent.name == "checkpoints":
+        run, at = whole.path.parent.parent, whole.path.name
     run = Run.existing(run)
     config = run.config()
     if config.facts is None:
         raise UserError(f"{run.path} has not been trained yet; run `sfumato train` first.")
-    saved = checkpoint.newest(run.checkpoints, (weights,)) if at is None else checkpoint.at(run.checkpoints, at, (weights,))
+    saved = checkpoint.newest(run.checkpoints, (name,)) if at is None else checkpoint.at(run.checkpoints, at, (name,))
     if saved is None:
         raise UserError(f"{run.path} has no checkpoint yet; let `sfumato train` go on until it has saved one.")
     if config.net.name == "mine" and net is None:
         raise UserError("This run was trained with a network of its owner; load it in Python: sfumato.load(run, net=mine).")
-    built = build_net(config, config.facts, net)
+    built, images = build_net(config, config.facts, net), saved.state["images"]
     try:
-        fill(built, saved.tensors[weights])
+        fill(built, saved.tensors[name] if name == weights else posthoc.made(run.averages, float(weights), images))
     except ValueError as error:
         raise UserError(f"The weights of {run.path} are not those of {config.net}: {error}.") from None
     placement = Placement.of(device_named(device), config.facts)
-    model = assemble(built, config, placement, run.path, saved.state["images"])
+    model = assemble(built, config, placement, run.path, images)
     model.notes = saved.notes
     return model

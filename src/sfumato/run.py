@@ -1,7 +1,7 @@
 """The run folder. This file alone knows its layout.
 
 config.json  held_out.txt  log.jsonl  loss.png  report.html  evaluation.json  findings.json  times.json
-samples/  out/  checkpoints/000200000/  tensorboard/  wandb/  .lock
+samples/  out/  checkpoints/000200000/  averages/000200000/  tensorboard/  wandb/  .lock
 """
 
 import json
@@ -56,6 +56,11 @@ class Run:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def averages(self) -> Path:
+        """Snapshots of averages of the weights, of which others can be made."""
+        return self.path / "averages"
 
     @property
     def log(self) -> Path:

@@ -269,6 +269,8 @@ def _fit(plan: Plan, run: Run, net: nn.Module, placement: Placement, watchers: W
     if config.strip_every:
         strip = lambda weights: assemble(weights, config, placement).strip(steps=min(config.sampling_steps, MOST_STEPS))
         everyone.append(watch.Strips(strip, run.strip, config.strip_every))
+    if config.posthoc:
+        everyone.append(watch.Snapshots(run.averages, max(config.batch, (config.images or 0) // config.posthoc)))
     plateau = Plateau(run.records)
     if config.stop_when == "plateau":
         everyone.append(plateau)

@@ -14,7 +14,7 @@ from ..run import Run
 from ..spec import Spec
 from .stages import stages
 
-MORE = ("label", "interval", "rescale", "worse", "threshold", "tuned")  # told in the pictures where they were asked for
+MORE = ("label", "interval", "rescale", "worse", "threshold", "tuned", "ema")  # told in the pictures where they were asked for
 
 
 @dataclasses.dataclass
@@ -38,7 +38,8 @@ class Arguments:
     rescale: Annotated[float, flags.NUMBER] = 0.0
     """Share of the contrast that guidance added and that is taken back, 0 to 1."""
     worse: Path | None = None
-    """Guide away from this run, one less trained or smaller on the same data, rather than towards the label."""
+    """Guide away from this model, a run with a smaller network or an earlier checkpoint, RUN/checkpoints/000..., rather than
+    towards the label."""
     threshold: Annotated[float | None, flags.NUMBER] = None
     """Quantile of a guess that dynamic thresholding brings into range, such as 0.995; cut off unless said."""
     tuned: bool = False
@@ -66,6 +67,8 @@ class Arguments:
     """The one after so many images, or best, the one with the lowest held-out loss; the newest unless said."""
     raw: bool = False
     """Use the raw weights, not their average."""
+    ema: Annotated[float | None, flags.NUMBER] = None
+    """Use an average of this length instead, a share of the training such as 0.08, of a run with --posthoc."""
     device: str | None = None
     """cpu, cuda, mps; the accelerator if there is one, unless said."""
 
@@ -76,7 +79,8 @@ def main(arguments: list[str]) -> int:
     run = Run.existing(args.run)
     out = args.out or run.out
     picture.make_room(out, args.npy)  # before anything is drawn
-    model = load(run, weights="model" if args.raw else "ema", device=args.device, at=args.checkpoint)
+    weights = "model" if args.raw else "ema" if args.ema is None else args.ema
+    model = load(run, weights=weights, device=args.device, at=args.checkpoint)
     for note in model.notes:
         console.print(note, markup=False)
     labels = scenes.rows(model, args.label, args.only, args.classes)

@@ -1,6 +1,7 @@
-"""The average of the weights that pictures are drawn from."""
+"""Averages of the weights: the one that pictures are drawn from, and those that others are made of."""
 
 import copy
+import math
 from collections.abc import Mapping
 
 import torch
@@ -23,13 +24,30 @@ class EMA:
     @torch.no_grad()
     def update(self, net: nn.Module, images: int, batch: int) -> None:
         """Take in the weights after a step of `batch` images that made `images` in all."""
-        half_life = min(self.half_life, self.ramp * images)
-        share = 1 - 0.5 ** (batch / half_life)
+        share = self.share(images, batch)
         mine, theirs = tensors(self.net), tensors(net)
         floating = [name for name, tensor in mine.items() if tensor.is_floating_point()]
         torch._foreach_lerp_([mine[n] for n in floating], [theirs[n] for n in floating], share)
         for name in mine.keys() - set(floating):
             mine[name].copy_(theirs[name])
+
+    def share(self, images: int, batch: int) -> float:
+        """By how much the average moves towards the weights."""
+        return 1 - 0.5 ** (batch / min(self.half_life, self.ramp * images))
+
+
+class PowerEMA(EMA):
+    """An average whose memory grows with training: weights count in proportion to the g-th power of the images seen.
+
+    average += (1 - (1 - batch / images)^(g + 1)) (weights - average)      (Karras et al. 2024, section 3.1)
+    """
+
+    def __init__(self, net: nn.Module, g: float):
+        super().__init__(net, math.inf)
+        self.g = g
+
+    def share(self, images: int, batch: int) -> float:
+        return 1 - (1 - batch / images) ** (self.g + 1)
 
 
 def tensors(net: nn.Module) -> dict[str, Tensor]:

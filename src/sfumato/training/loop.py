@@ -3,7 +3,7 @@
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -19,9 +19,9 @@ from ..denoisers import Denoiser
 from ..errors import UserError
 from ..schedules import DENSITIES, Schedule
 from ..spec import Spec, choose
-from . import checkpoint
+from . import checkpoint, posthoc
 from .device import Placement
-from .ema import EMA, fill, tensors
+from .ema import EMA, PowerEMA, fill, tensors
 from .stream import Stream
 
 BANDS = (-4.0, 0.0, 4.0)  # log-SNR between which losses are logged apart, from most noise to least
@@ -47,6 +47,7 @@ class State:
     denoiser: Denoiser
     ema: EMA
     optimizer: torch.optim.Optimizer
+    averages: Mapping[str, EMA] = field(default_factory=dict)  # of which others are made after training, by name
     images: int = 0  # position in the training stream
     tally: Tensor = field(default_factory=lambda: torch.zeros(len(BANDS) + 1, 2))  # sum and count of losses by band
     grad_norm: Tensor = field(default_factory=lambda: torch.zeros(()))  # of the last step
@@ -109,7 +110,8 @@ def train(
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
         state.images += config.batch
-        state.ema.update(state.net, state.images, config.batch)
+        for average in (state.ema, *state.averages.values()):
+            average.update(state.net, state.images, config.batch)
         tell("step")
 
         if _crossed(state.images, config.batch, log_every) or state.images >= budget:
@@ -199,7 +201,10 @@ def start(config: Config, net: nn.Module, schedule: Schedule, sigma_data: float,
     denoiser = Denoiser(net, schedule, config.predict, config.c_noise, sigma_data)
     half_life = config.ema or max(config.batch, (config.images or 0) // 20)
     trainable = [p for p in net.parameters() if p.requires_grad]
-    state = State(denoiser, EMA(net, half_life), choose(OPTIMIZERS, config.optimizer, "optimizer")(trainable, config.lr))
+    optimizer = choose(OPTIMIZERS, config.optimizer, "optimizer")(trainable, config.lr)
+    kept = posthoc.LENGTHS if config.posthoc else ()
+    averages = {posthoc.name_of(length): PowerEMA(net, posthoc.exponent(length)) for length in kept}
+    state = State(denoiser, EMA(net, half_life), optimizer, averages)
     state.tally = state.tally.to(placement.device)
     return state
 
@@ -218,7 +223,8 @@ def save(folder: Path, config: Config, state: State, held_out: float | None = No
         if isinstance(value, Tensor)
     }
     document = {"tally": state.tally.tolist()}
-    weights = {"model": tensors(state.net), "ema": tensors(state.ema.net), "optimizer": moments}
+    averages = {name: tensors(average.net) for name, average in state.averages.items()}
+    weights = {"model": tensors(state.net), "ema": tensors(state.ema.net), "optimizer": moments, **averages}
     checkpoint.save(folder, state.images, weights, document)
     checkpoint.compare(folder, state.images, held_out)
     checkpoint.prune(folder, config.keep, config.keep_older)
@@ -227,7 +233,8 @@ def save(folder: Path, config: Config, state: State, held_out: float | None = No
 def restore(state: State, saved: checkpoint.Checkpoint) -> None:
     """Put a checkpoint into a fresh state."""
     fill(state.net, saved.tensors["model"])
-    fill(state.ema.net, saved.tensors["ema"])
+    for name, average in {"ema": state.ema, **state.averages}.items():
+        fill(average.net, saved.tensors[name])
     for name, parameter in state.net.named_parameters():
         moments = {key: saved.tensors["optimizer"].get(f"{name}.{key}") for key in ("step", "exp_avg", "exp_avg_sq")}
         state.optimizer.state[parameter] = {

@@ -12,6 +12,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from .. import picture
+from . import checkpoint
+from .ema import tensors
 from .loop import Event, Watcher
 
 
@@ -172,3 +174,18 @@ class Strips:
             self.last = images
             self.path(images).parent.mkdir(parents=True, exist_ok=True)
             picture.save_png(self.path(images), self.draw(event.state.ema.net))
+
+
+class Snapshots:
+    """A watcher that writes down the averages that are kept, `every` so many images and at the end."""
+
+    def __init__(self, folder: Path, every: int):
+        self.folder, self.every, self.written = folder, every, 0
+
+    def __call__(self, event: Event) -> None:
+        state = event.state
+        if event.kind == "start":
+            self.written = state.images // self.every
+        elif event.kind == "step" and (state.images // self.every > self.written or state.images >= event.budget):
+            self.written = state.images // self.every
+            checkpoint.save(self.folder, state.images, {name: tensors(kept.net) for name, kept in state.averages.items()}, {})
