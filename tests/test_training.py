@@ -50,7 +50,7 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, images):
     """20 equals 8, SIGKILL, 12 more: weights, average, optimizer and log, with labels, dropout and mirroring on."""
     batch = images // 20
     raw = TINY | {"net": "unet:width=8,mults=(1,),dropout=0.2", "images": images, "batch": batch, "flip": True}
-    raw |= {"checkpoint_every": 4 * batch, "log_every": 3 * batch}
+    raw |= {"checkpoint_every": 4 * batch, "log_every": 3 * batch, "uncertainty": True, "posthoc": 2}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     words = [sys.executable, "-c", CHILD, repr(raw), str(killed), str(11 * batch)]
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as child:
@@ -58,9 +58,12 @@ def test_a_killed_run_goes_on_bit_for_bit(tmp_path, images):
     assert child.returncode == -signal.SIGKILL
     assert [int(path.name) for path in checkpoint.listed(killed / "checkpoints")] == [4 * batch, 8 * batch]
     trainer.train("digits", checked(raw), Run.of(killed))
-    for part in ("model", "ema", "optimizer"):
-        file = f"checkpoints/{images:09d}/{part}.safetensors"
-        assert (whole / file).read_bytes() == (killed / file).read_bytes(), part
+    kept = sorted((whole / f"checkpoints/{images:09d}").glob("*.safetensors"), key=lambda file: file.stem)
+    assert [file.stem for file in kept] == ["ema", "ema-0.050", "ema-0.100", "model", "optimizer", "uncertainty"]
+    kept += sorted((whole / "averages").glob("*/*.safetensors"))
+    assert len(kept) == 6 + 2 * 2
+    for file in kept:
+        assert file.read_bytes() == (killed / file.relative_to(whole)).read_bytes(), file
     assert log_without_timing(whole) == log_without_timing(killed)
 
 

@@ -1,9 +1,9 @@
 """Real pictures above those that one or several runs draw from the same noise, for a page of the documentation.
 
-python docs/figures/real_and_generated.py DATA PICTURE RUN [RUN ...]
+python docs/figures/real_and_generated.py DATA PICTURE RUN[:SAMPLES] [RUN ...]
 
 Where a run was told labels, all pictures of a column have the same. Mean and deviation of the values are printed, of 64
-samples and of the data as they were trained on.
+samples (or so many) and of the data as they were trained on.
 """
 
 import sys
@@ -15,7 +15,8 @@ import sfumato
 from sfumato import data, picture
 
 source, path, *runs = sys.argv[1:]
-models = {Path(run).name: sfumato.load(run) for run in runs}
+counts = {run.partition(":")[0]: int(run.partition(":")[2] or 64) for run in runs}
+models = {Path(run).name: sfumato.load(run) for run in counts}
 config = next(iter(models.values())).config
 images = data.gather(data.open_source(source), config.size, config.channels, config.fit)
 classes = len(images.label_names or ())
@@ -24,9 +25,9 @@ chosen = [next(i for i in np.roll(order, -100 * k) if not classes or images.labe
 rows = {"real": images.take(chosen).transpose(0, 2, 3, 1)}  # (N, H, W, C)
 some = images.take(np.sort(order[:2000])) / 255
 print(f"real: {some.mean():.3f} +- {some.std():.3f} of 0 to 1")
-for name, model in models.items():
-    told = dict(label=[k % classes for k in range(20)]) if model.labels else {}
-    rows[name] = model.sample(20, seed=0, **told)
-    drawn = model.sample(64, seed=0) / 255
-    print(f"{name}: {drawn.mean():.3f} +- {drawn.std():.3f}")
+for (name, model), count in zip(models.items(), counts.values(), strict=True):
+    told = dict(label=[k % classes for k in range(count)]) if model.labels else {}
+    drawn = model.sample(count, seed=0, **told)
+    rows[name] = drawn[:20]
+    print(f"{name}: {(drawn / 255).mean():.3f} +- {(drawn / 255).std():.3f}, {count} samples")
 picture.save_png(path, picture.sheet(rows, columns=10))

@@ -111,6 +111,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Weight of the loss by noise level, as in min_snr:g=5."""
     distance: Choice = Spec("l2")
     """Distance of the loss: l2, l1 or huber."""
+    uncertainty: bool = False
+    """Divide the loss by what is expected of it at each noise level, which is learned beside the network."""
     variance_weight: Annotated[float, msgspec.Meta(ge=0, le=1e12), NUMBER] = 0.0
     """Weight of the bound that teaches the network the variance of ddpm's steps, 0.001 as a rule; 0: none is learned."""
     times: Choice = Spec("log_normal")

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .denoisers import ROWS, Denoiser, Denoises, fraction, guess, posterior, softplus, spread
@@ -121,6 +121,34 @@ def denoising_loss(
             miss, widths = (F_x - target).detach().float(), fraction(output, x0.shape[1])  # x0_hat - x0 = c_out (F - target)
             loss = loss + variance_weight * T * _bound(denoiser.schedule, miss, c_out, t, s, "learned", widths)
         return loss
+
+
+class Uncertainty(nn.Module):
+    """How large the loss is expected to be at each noise level, learned beside the network: exp(u(log_snr)).
+
+    loss / exp(u) + u
+
+    has its minimum in u where exp(u) is the mean loss of that level (Kendall et al. 2018; Karras et al. 2024,
+    config B). There all levels pull at the network alike, whatever their weight was to begin with. u is linear in sines and
+    cosines of log_snr, and 0 at first, so that training begins with the loss as it is.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(32, 1)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, log_snr: Tensor) -> Tensor:
+        """u, (B,) float32, for log_snr (B,)."""
+        frequencies = 2 * math.pi * torch.logspace(-6, -2, 16, base=2, dtype=torch.float64)  # of 4 to 64 units of log_snr
+        angles = log_snr.double().cpu()[:, None] * frequencies  # (B, 16)
+        return self.linear(torch.cat((angles.sin(), angles.cos()), 1).to(self.linear.weight))[:, 0]
+
+    def weighed(self, loss: Tensor, log_snr: Tensor) -> Tensor:
+        """loss / exp(u) + u, (B,), for losses (B,) at log_snr (B,)."""
+        u = self(log_snr)
+        return loss * (-u).exp() + u
 
 
 # ---- the variational bound -------------------------------------------------------------------------------------------

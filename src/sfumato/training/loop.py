@@ -46,8 +46,9 @@ class State:
 
     denoiser: Denoiser
     ema: EMA
-    optimizer: torch.optim.Optimizer
     averages: Mapping[str, EMA] = field(default_factory=dict)  # of which others are made after training, by name
+    uncertainty: losses.Uncertainty | None = None
+    optimizer: torch.optim.Optimizer = field(init=False)
     images: int = 0  # position in the training stream
     tally: Tensor = field(default_factory=lambda: torch.zeros(len(BANDS) + 1, 2))  # sum and count of losses by band
     grad_norm: Tensor = field(default_factory=lambda: torch.zeros(()))  # of the last step
@@ -55,6 +56,14 @@ class State:
     @property
     def net(self) -> nn.Module:
         return self.denoiser.net  # type: ignore[return-value]
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """What the optimizer changes, by name."""
+        learned = dict(self.net.named_parameters())
+        if self.uncertainty is not None:
+            learned |= {f"uncertainty.{name}": p for name, p in self.uncertainty.named_parameters()}
+        return {name: p for name, p in learned.items() if p.requires_grad}
 
 
 @dataclass(frozen=True)
@@ -101,8 +110,10 @@ def train(
             torch.manual_seed(int(draws.words(draws.keys(seed, "dropout", state.images, micro), 1)))  # torch draws its masks
             with placement.autocast():
                 loss = loss_of(config, state.denoiser, x0, t, eps, cond)
-            (loss.sum() / config.batch).backward()
             tally(state, loss.detach(), t)
+            if state.uncertainty is not None:
+                loss = state.uncertainty.weighed(loss, state.denoiser.schedule.log_snr(t))
+            (loss.sum() / config.batch).backward()
         gradients = [p.grad for p in state.net.parameters() if p.grad is not None]
         state.grad_norm = nn.utils.get_total_norm(gradients, foreach=True)
         if config.clip:
@@ -200,11 +211,11 @@ def start(config: Config, net: nn.Module, schedule: Schedule, sigma_data: float,
     net = placement.net(net)
     denoiser = Denoiser(net, schedule, config.predict, config.c_noise, sigma_data)
     half_life = config.ema or max(config.batch, (config.images or 0) // 20)
-    trainable = [p for p in net.parameters() if p.requires_grad]
-    optimizer = choose(OPTIMIZERS, config.optimizer, "optimizer")(trainable, config.lr)
     kept = posthoc.LENGTHS if config.posthoc else ()
     averages = {posthoc.name_of(length): PowerEMA(net, posthoc.exponent(length)) for length in kept}
-    state = State(denoiser, EMA(net, half_life), optimizer, averages)
+    uncertainty = losses.Uncertainty().to(placement.device) if config.uncertainty else None
+    state = State(denoiser, EMA(net, half_life), averages, uncertainty)
+    state.optimizer = choose(OPTIMIZERS, config.optimizer, "optimizer")(list(state.parameters.values()), config.lr)
     state.tally = state.tally.to(placement.device)
     return state
 
@@ -215,7 +226,7 @@ def save(folder: Path, config: Config, state: State, held_out: float | None = No
     held_out    its held-out loss, if that decides which one is the best
     """
     refuse_nonfinite(state, config)
-    names: dict[Any, str] = {p: name for name, p in state.net.named_parameters()}
+    names: dict[Any, str] = {p: name for name, p in state.parameters.items()}
     moments = {
         f"{names[p]}.{key}": value
         for p, values in state.optimizer.state.items()
@@ -225,6 +236,8 @@ def save(folder: Path, config: Config, state: State, held_out: float | None = No
     document = {"tally": state.tally.tolist()}
     averages = {name: tensors(average.net) for name, average in state.averages.items()}
     weights = {"model": tensors(state.net), "ema": tensors(state.ema.net), "optimizer": moments, **averages}
+    if state.uncertainty is not None:
+        weights["uncertainty"] = tensors(state.uncertainty)
     checkpoint.save(folder, state.images, weights, document)
     checkpoint.compare(folder, state.images, held_out)
     checkpoint.prune(folder, config.keep, config.keep_older)
@@ -235,7 +248,9 @@ def restore(state: State, saved: checkpoint.Checkpoint) -> None:
     fill(state.net, saved.tensors["model"])
     for name, average in {"ema": state.ema, **state.averages}.items():
         fill(average.net, saved.tensors[name])
-    for name, parameter in state.net.named_parameters():
+    if state.uncertainty is not None:
+        fill(state.uncertainty, saved.tensors["uncertainty"])
+    for name, parameter in state.parameters.items():
         moments = {key: saved.tensors["optimizer"].get(f"{name}.{key}") for key in ("step", "exp_avg", "exp_avg_sq")}
         state.optimizer.state[parameter] = {
             key: value.to(parameter.device) if key == "step" else torch.empty_like(parameter).copy_(value)
