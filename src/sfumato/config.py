@@ -131,7 +131,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     warmup: MaybeZero = None
     """Images over which the rate rises from 0; a fiftieth of the budget unless said."""
     optimizer: Choice = Spec("adamw")
-    """adam or adamw, as in adamw:weight_decay=0.05."""
+    """adam, adamw or muon, as in adamw:weight_decay=0.05."""
     clip: MaybePositive = 1.0
     """Largest norm of the gradient; none: no limit."""
     ema: MaybeCount = None

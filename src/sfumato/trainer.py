@@ -25,6 +25,7 @@ from .training.device import Placement, device_named, machine
 from .training.device import choose as choose_placement
 from .training.device import speed as measured_speed
 from .training.ema import fill
+from .training.optimizers import OPTIMIZERS
 from .training.stop import Plateau, stopping
 from .training.stream import Stream
 
@@ -79,7 +80,7 @@ def settled(config: Config, net: nn.Module | None = None) -> Config:
         config = msgspec.structs.replace(config, net=Spec("mine"))
     else:
         make(nets.NETS, config.net, "network", config.channels or 3)
-    make(loop.OPTIMIZERS, config.optimizer, "optimizer", [torch.zeros(1, requires_grad=True)], config.lr)
+    make(OPTIMIZERS, config.optimizer, "optimizer", [torch.zeros(1, requires_grad=True)], config.lr)
     build_schedule(config)
     make(WEIGHTS, config.weight, "weight", torch.zeros(1), 0.5)
     return config

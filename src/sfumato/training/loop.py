@@ -22,22 +22,10 @@ from ..spec import Spec, choose
 from . import checkpoint, posthoc
 from .device import Placement
 from .ema import EMA, PowerEMA, fill, tensors
+from .optimizers import OPTIMIZERS
 from .stream import Stream
 
 BANDS = (-4.0, 0.0, 4.0)  # log-SNR between which losses are logged apart, from most noise to least
-
-
-def _adam(parameters: Any, lr: float, *, betas: tuple[float, float] = (0.9, 0.99)) -> torch.optim.Optimizer:
-    return torch.optim.Adam(parameters, lr, betas, fused=True)
-
-
-def _adamw(
-    parameters: Any, lr: float, *, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.01
-) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(parameters, lr, betas, weight_decay=weight_decay, fused=True)
-
-
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"adam": _adam, "adamw": _adamw}
 
 
 @dataclass
@@ -250,13 +238,11 @@ def restore(state: State, saved: checkpoint.Checkpoint) -> None:
         fill(average.net, saved.tensors[name])
     if state.uncertainty is not None:
         fill(state.uncertainty, saved.tensors["uncertainty"])
-    for name, parameter in state.parameters.items():
-        moments = {key: saved.tensors["optimizer"].get(f"{name}.{key}") for key in ("step", "exp_avg", "exp_avg_sq")}
-        state.optimizer.state[parameter] = {
-            key: value.to(parameter.device) if key == "step" else torch.empty_like(parameter).copy_(value)
-            for key, value in moments.items()
-            if value is not None
-        }
+    parameters = state.parameters
+    for path, value in saved.tensors["optimizer"].items():
+        name, _, key = path.rpartition(".")
+        p = parameters[name]
+        state.optimizer.state[p][key] = value.to(p.device) if key == "step" else torch.empty_like(p).copy_(value)
     state.images = saved.state["images"]
     state.tally.copy_(torch.tensor(saved.state["tally"]))
 

@@ -16,6 +16,7 @@ from ...denoisers import Denoiser
 from ...schedules import diffuse
 from ...spec import choose
 from ...training import loop
+from ...training.optimizers import OPTIMIZERS
 from .case import Case, squared
 from .findings import CannotTell, Finding, graded
 
@@ -217,7 +218,7 @@ def _learned(case: Case, rate: float) -> float:
         net = case.fresh()
         denoiser = Denoiser(net.train(), build_schedule(config), config.predict, config.c_noise, case.facts.sigma_data)
         t = torch.full((len(x0),), denoiser.schedule.time(level), dtype=torch.float64)
-        optimizer = choose(loop.OPTIMIZERS, config.optimizer, "optimizer")(list(net.parameters()), rate)
+        optimizer = choose(OPTIMIZERS, config.optimizer, "optimizer")(list(net.parameters()), rate)
         for step in range(STEPS):
             if time.perf_counter() - begun > SECONDS:
                 if step < FEWEST_STEPS:
