@@ -17,7 +17,7 @@ from sfumato.errors import UserError
 from sfumato.judge import doctor
 from sfumato.judge.doctor import Case, Finding, course, network, pictures, samples, watcher
 from sfumato.judge.doctor.case import power
-from sfumato.judge.doctor.findings import UNKNOWN, VERDICTS, graded
+from sfumato.judge.doctor.findings import UNKNOWN, VERDICTS, CannotTell, graded
 from sfumato.judge.report import listed
 from sfumato.run import Run
 from sfumato.training.ema import tensors
@@ -111,6 +111,9 @@ def test_labels_are_tried_on_the_pictures():
     shuffled = np.random.default_rng(0).permutation(names)
     assert looked(pictures.labels, Labelled(found, shuffled)).verdict == "wrong"
     assert looked(pictures.labels, found).verdict == "fine"  # there are none
+    assert looked(pictures.labels, Labelled(found, shuffled % 2)).verdict == "look"  # so may cats and dogs be
+    with pytest.raises(CannotTell, match="20 pictures or more of each"):
+        looked(pictures.labels, Labelled(found, np.arange(len(names)) % 100))
 
 
 def test_the_range_of_values():

@@ -75,7 +75,8 @@ def labels(case: Case) -> Finding:
     """Whether labels have to do with pictures: how often the nearest picture has the same label, against chance.
 
     Of n pictures with label shares p_k chance expects n sum p_k^2, with deviation sqrt(n c (1 - c)), c = sum p_k^2. Less than 3
-    deviations above that is what shuffled labels give, in 999 of 1,000 sets.
+    deviations above that is what shuffled labels give, in 999 of 1,000 sets. It is also what kinds give that few values tell
+    apart: two or three that look alike are worth a look alone, and of kinds with fewer than 20 pictures nothing can be told.
     """
     if case.plan.train.label_names is None:
         return Finding("fine", "The pictures have no labels.")
@@ -91,12 +92,14 @@ def labels(case: Case) -> Finding:
     chance = float(share(here) @ share(there))
     if chance > 0.9:
         return Finding("fine", "Nearly all pictures have the same label.")
+    if chance * len(there) < 20:
+        raise CannotTell("Whether labels fit their pictures is seen with 20 pictures or more of each.")
     agree = float((label[there][nearest(pictures[here], pictures[there])[1]] == label[here]).mean())
     deviations = (agree - chance) / np.sqrt(chance * (1 - chance) / len(here))
     figure = f"The nearest picture has the same label in {100 * agree:.0f} % of cases; by chance {100 * chance:.0f} % would."
     cause = "The labels say nothing of the pictures: they are shuffled, or stand in another order than the files."
     mend = "Read labels and files in one order; `sfumato inspect DATA --sheet FILE.png` shows them."
-    return graded(-deviations, -3, -3, figure, cause, mend)
+    return graded(-deviations, -3, -3 if chance < 0.25 else np.inf, figure, cause, mend)
 
 
 def deviation(case: Case) -> Finding:
