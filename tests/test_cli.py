@@ -215,6 +215,7 @@ def test_ctrl_c_and_sigterm_save_and_leave(tmp_path):
         child.send_signal(number)
         said += child.communicate()[0]
         assert child.returncode == 130
+        assert "Stopping after this step" in said
         assert "same command again" in " ".join(said.split())
         assert "Traceback" not in said
         assert len(list((tmp_path / f"r{number}" / "checkpoints").glob("[0-9]*"))) == 1
@@ -242,7 +243,7 @@ def test_mistakes_about_settings(capsys, tmp_path):
     assert refused(capsys, "recipes", "--stepz").startswith("There is no flag --stepz.")
     assert "expected a whole number, as in 500 or 500k, found abc." in refused(capsys, "train", "digits", "--batch", "abc")
     assert "Missing value for argument '--lr'." in refused(capsys, "train", "digits", "--lr")
-    assert "found an empty name" in refused(capsys, "train")
+    assert "No data was named" in refused(capsys, "train")
     assert "Nothing was expected where 'more' stands" in refused(capsys, "train", "digits", "more")
     assert "dpmpp_2m" in refused(capsys, "train", "digits", "--solver", "dpmpp2m")
     assert "mended" in refused(capsys, "train", "digits", "--schedule", "linear:mendet=True")

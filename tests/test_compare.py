@@ -84,16 +84,20 @@ def test_only_differences_are_named(runs):
 
 
 def test_measures_stand_beside_each_other_where_they_are_there(runs):
-    each = {"name": "distance", "value": 1.5, "low": 1, "high": 2, "samples": 10}
+    each = {"group": "distances", "name": "distance", "value": 1.5, "low": 1, "high": 2, "samples": 10}
+    real = {"group": "distances of held-out pictures", "name": "distance", "value": 0.125}  # not to be taken for it
     try:
-        runs[0].evaluation.write_text(json.dumps([each, {"name": "recall", "value": 0.25}]))
-        runs[1].evaluation.write_text(json.dumps([each | {"value": 2.5}]))
+        runs[0].evaluation.write_text(json.dumps([each, real, {"group": "distances", "name": "recall", "value": 0.25}]))
+        runs[1].evaluation.write_text(json.dumps([real, each | {"value": 2.5}]))
         page = compare.page(runs[:2], n=1)
     finally:
         for run in runs[:2]:
             run.evaluation.unlink(missing_ok=True)
     cells = re.findall(r"<td[^>]*>(.*?)</td>", page)
-    assert cells[:4] == ["1.5 (1 to 2)", "2.5 (1 to 2)", "0.25", "–"]
+    assert cells[:6] == ["1.5 (1 to 2)", "2.5 (1 to 2)", "0.25", "–", "0.125", "0.125"]
+    heads = re.findall(r'<th scope="col">(.*?)</th>', page)
+    assert heads[:2] == ["distances", "a"]
+    assert heads[3:5] == ["distances of held-out pictures", "a"]
 
 
 def test_a_run_that_cannot_be_drawn_from_is_there_with_the_reason(runs, tmp_path):

@@ -303,6 +303,7 @@ def refused(capsys, *arguments):
 
 
 def test_mistakes_are_told_before_anything_is_written(tmp_path, cluster, capsys):
+    Run.of("begun").write_config(Config(batch=16))
     before = sorted(os.listdir(tmp_path))
     same = ("nowhere", "digits --recipe car", "digits --schedule linear:mendet=True", "digits --batch 0", "")
     for words in (*same, "digits --net unett", "digits --images 5 --epochs 3"):
@@ -321,6 +322,7 @@ def test_mistakes_are_told_before_anything_is_written(tmp_path, cluster, capsys)
     assert "--print" in refused(capsys, "launch", "train", "digits", "--dry-run")
     assert "launch train photos/" in refused(capsys, "launch", "digits")
     assert "found nothing" in refused(capsys, "launch", "--gpus", 1)
+    assert "batch was 16, now 8" in refused(capsys, "launch", "train", "digits", "--batch", 8, "--run", "begun")
     assert sorted(os.listdir(tmp_path)) == before
     assert not (cluster / "submitted").exists()
 

@@ -146,7 +146,8 @@ def test_what_is_not_there_is_left_out_and_said(tmp_path):
 def test_what_others_measured_is_shown(tmp_path):
     run = made(tmp_path / "r")
     run.evaluation.write_text(
-        '[{"name": "distance", "value": 1.23456, "low": 1, "high": 2, "samples": 2000, "reference": "test"}]'
+        '[{"group": "distances", "name": "distance", "value": 1.23456, "low": 1, "high": 2, "samples": 2000,'
+        ' "reference": "test"}, {"group": "of real ones", "name": "distance", "value": 0.5}]'
     )
     fine = [{"check": f"check {i}", "verdict": "fine"} for i in range(3)]
     wrong = {"check": "EMA", "verdict": "wrong", "figure": "0.9", "cause": "too long", "mend": "--ema 4k"}
@@ -158,6 +159,8 @@ def test_what_others_measured_is_shown(tmp_path):
     os.utime(run.strip(1000), (1, 1))
     Image.new("L", (4, 4)).save(run.out / "s0-grid.gif")
     text = told(run)
+    heads = re.findall(r'<th scope="col">([^<]*)</th><th scope="col">value', text)
+    assert heads == ["distances", "of real ones"]
     for said in ("1.235", "1 to 2", "2,000", "too long", "--ema 4k", "3 more checks", "Closest", "image/gif"):
         assert said in text
     assert report.embedded(run.strip(2000), "A sample coming out of noise") in text

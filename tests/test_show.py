@@ -56,7 +56,7 @@ def read(path):
 def test_step_numbers_are_those_of_the_published_accounts():
     """sqrt(alpha_bar) and sqrt(1 - alpha_bar) of linear betas, T = 300, at step 0, 30, .., 270, as one account prints them."""
     schedule = schedules.linear(steps=300)
-    times, names = scenes.moments(schedule)
+    times, names = scenes.moments(schedule, ",".join(str(30 * i) for i in range(10)))
     assert names == [f"step {30 * i}" for i in range(10)]
     alpha, sigma = schedule(times)
     signal = [0.9999, 0.9831, 0.9380, 0.8684, 0.7801, 0.6800, 0.5750, 0.4717, 0.3754, 0.2898]
@@ -66,6 +66,9 @@ def test_step_numbers_are_those_of_the_published_accounts():
 
 
 def test_the_last_step_is_t_1_and_times_are_taken_as_they_are():
+    times, names = scenes.moments(schedules.linear(steps=271))
+    assert names == [f"step {30 * i}" for i in range(10)]
+    assert times[-1] == 1
     times, names = scenes.moments(schedules.linear(steps=200), "0,50,199")
     np.testing.assert_allclose(times, [1 / 200, 51 / 200, 1], rtol=1e-12)
     assert names == ["step 0", "step 50", "step 199"]

@@ -99,7 +99,7 @@ def test_what_does_not_exist_is_refused_with_the_nearest_name(tmp_path):
     assert "Did you mean 'digits'?" in refusal("digit")
     assert "Expected a folder" in refusal("/nowhere/at/all")
     assert "found something of type int" in refusal(3)
-    assert "found an empty name" in refusal("")
+    assert "as in sfumato train photos/" in refusal("")
 
 
 def test_a_damaged_zip_one_picture_and_other_files_are_refused(tmp_path):

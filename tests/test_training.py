@@ -232,6 +232,17 @@ def test_the_fastest_placement_wins_through_noise_and_the_plain_one_wins_ties():
     assert device.fastest([measured(3, 3), measured(2.9, 2)]) == 1  # after two rounds, which took more than 5 seconds
 
 
+def test_a_run_that_is_gone_on_with_is_not_measured_again(tmp_path, monkeypatch):
+    sfumato.train("digits", tmp_path / "r", quiet=True, images=50, **TINY)
+    monkeypatch.setattr(trainer, "choose_placement", None)  # who called it would fail
+    with pytest.raises(UserError, match="batch was 50, now 25"):
+        sfumato.train("digits", tmp_path / "r", quiet=True, images=100, **TINY | {"batch": 25})
+    with pytest.raises(UserError, match="trained on other pictures"):
+        sfumato.train(np.zeros((90, 8, 8, 1), np.uint8) + np.arange(90, dtype=np.uint8)[:, None, None, None], tmp_path / "r",
+                      quiet=True, images=100, **TINY)  # fmt: skip
+    assert sfumato.train("digits", tmp_path / "r", quiet=True, images=100, **TINY).images == 100
+
+
 def test_the_choice_is_remembered_for_machine_and_network(tmp_path, monkeypatch):
     monkeypatch.setenv("SFUMATO_CACHE", str(tmp_path / "cache"))
     asked = []

@@ -42,7 +42,8 @@ class Run:
         run = cls.of(path)
         if not run.started:
             found = "a folder without config.json" if run.path.is_dir() else "nothing" if not run.path.exists() else "a file"
-            others = ", ".join(str(p.parent) for p in sorted(Path("runs").glob("*/config.json"))[:5])
+            there = [str(path.parent) for path in sorted(Path("runs").glob("*/config.json"))]
+            others = ", ".join(there[:5]) + (f" and {len(there) - 5} more" if len(there) > 5 else "")
             raise UserError(
                 f"Expected a run folder at {run.path}, found {found}. "
                 + (f"There is {others}." if others else "Train one with `sfumato train DATA`.")

@@ -43,13 +43,13 @@ def contact(images: Images) -> Image.Image:
 def moments(schedule: Schedule, at: str | None = None) -> tuple[Tensor, list[str]]:
     """The times (S,) at which a forward process is shown, and what they are called.
 
-    A schedule of T steps is asked by step, 0 to T - 1: step i is t = (i + 1) / T; unless said 0, T/10, 2T/10 and so on.
+    A schedule of T steps is asked by step, 0 to T - 1: step i is t = (i + 1) / T; unless said ten of them, first and last.
     Any other is asked by t in (0, 1], unless said 0.1, 0.2 .. 1. Raises UserError for what is neither.
     """
     steps = schedule.steps
     if at is None:
-        tenths = [i * steps // STAGES for i in range(STAGES)] if steps else [(i + 1) / STAGES for i in range(STAGES)]
-        chosen: list[float] = [float(value) for value in dict.fromkeys(tenths)]
+        every = np.linspace(0, steps - 1, STAGES).round() if steps else (np.arange(STAGES) + 1) / STAGES
+        chosen: list[float] = list(dict.fromkeys(every.tolist()))
     else:
         kind = f"step numbers from 0 to {steps - 1}" if steps else "times above 0, up to 1,"
         example = "0,50,100" if steps else "0.1,0.5,1"

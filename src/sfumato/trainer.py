@@ -133,7 +133,8 @@ def _plan(
 def _flip(config: Config, images: Images) -> tuple[bool, str]:
     """Whether pictures are mirrored left to right, and the sentence that says why."""
     if config.flip is not None:
-        return config.flip, f"The pictures are {'' if config.flip else 'not '}mirrored left to right, as was asked."
+        which = "Half of the pictures are" if config.flip else "The pictures are not"
+        return config.flip, f"{which} mirrored left to right, as the settings say."
     if not images.natural:
         why = "their classes look like digits or letters, or they are medical"
         return False, f"The pictures are not mirrored, for {why} (--flip mirrors them)."
@@ -147,9 +148,9 @@ def _moves(config: Config, h: int, w: int) -> list[str]:
     said = {
         f"{config.cut_bottom} rows are cut off at the bottom of each file (--cut-bottom 0 keeps them).": config.cut_bottom,
         f"Windows of {h}x{w} are cut from them at random, anew each time.": config.crop,
-        "Half of them are mirrored top to bottom, as was asked.": config.flip_vertical,
-        "They are turned by quarters, as was asked.": config.rotate,
-        f"They are shifted by up to {config.translate} pixels, as was asked.": config.translate,
+        "Half of them are mirrored top to bottom, as the settings say.": config.flip_vertical,
+        "They are turned by quarters, as the settings say.": config.rotate,
+        f"They are shifted by up to {config.translate} pixels, as the settings say.": config.translate,
         f"Of mirrors, turns and shifts {config.augment:g} each are done to them and told to the network.": config.augment,
     }
     return [sentence for sentence, done in said.items() if done]
@@ -218,13 +219,15 @@ def train(
         say(f"{plan.config.net}: {nets.parameters(built):,} parameters.")
         if plan.config.accumulate > 1 and any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in built.modules()):
             say("This network normalises over the batch: working through it in parts changes its statistics, and the result.")
-        placement = choose_placement(_trial(plan, built), built, place, asked.precision, _signature(plan))
+        if run.started:
+            refuse_changes(run, plan.config)
+        placement = _placed(plan, run, built, place, say)
         say(f"{placement} on {machine(place)}.")
         chosen = msgspec.structs.replace(plan.facts, machine=machine(place), **placement.kept())
         told = lambda config: msgspec.structs.replace(config, c_noise=config.c_noise or made_for(built, schedule))
         plan.config = told(msgspec.structs.replace(plan.config, facts=chosen))
         if run.started:
-            plan.config = resumed(told(run.config()), plan.config, run, say)
+            plan.config = resumed(told(run.config()), plan.config, say)
             placement = Placement.of(place, plan.facts)
         trial = lambda: measured_speed(_trial(plan, built), built, placement, _at_once(plan, place), 3.0)
         plan.config = budget(plan.config, trial)
@@ -276,21 +279,22 @@ def _fit(plan: Plan, run: Run, net: nn.Module, placement: Placement, watchers: W
     if config.stop_when == "plateau":
         everyone.append(plateau)
     everyone += watchers(run, plan)  # who may look at what the others have drawn
-    with stopping() as stop:
+    with stopping(say) as stop:
         loop.train(config, stream, plan.held_out, state, run.checkpoints, everyone, lambda: stop.is_set() or plateau.reached)
     if plateau.reached:
         say("The held-out loss no longer falls, so training ends here, as was asked. To go on, leave --stop-when out.")
     return assemble(state.ema.net, config, placement, run.path, state.images)
 
 
-def resumed(old: Config, new: Config, run: Run, say: Say) -> Config:
-    """The config that a run goes on with; raises UserError if it differs in more than budget, log and device."""
+def refuse_changes(run: Run, new: Config) -> None:
+    """Raise UserError if a run was begun on other pictures, or with settings that differ in more than budget, log, device."""
+    old = run.config()
     raw_old, raw_new = builtins(old), builtins(new)
-    different = [name for name in raw_old if name not in FREE and raw_old[name] != raw_new[name]]
-    facts_old, facts_new = raw_old["facts"] or {}, raw_new["facts"]
-    if facts_old.get("fingerprint") != facts_new["fingerprint"]:
+    free = (*FREE, "c_noise") if new.c_noise is None else FREE  # None is as the network was made for
+    different = [name for name in raw_old if name not in free and raw_old[name] != raw_new[name]]
+    if old.facts and new.facts and old.facts.fingerprint != new.facts.fingerprint:
         raise UserError(
-            f"{run.path} was trained on other pictures ({facts_old.get('data')}, {facts_old.get('train'):,} to train on). "
+            f"{run.path} was trained on other pictures ({old.facts.data}, {old.facts.train:,} to train on). "
             "Name another folder (--run NEW)."
         )
     if different:
@@ -298,6 +302,10 @@ def resumed(old: Config, new: Config, run: Run, say: Say) -> Config:
         raise UserError(
             f"{run.path} was begun with other settings: {changes}. Give the old ones, or name another folder (--run NEW)."
         )
+
+
+def resumed(old: Config, new: Config, say: Say) -> Config:
+    """The config that a run goes on with: where it was placed on this machine it stays, so that it goes on bit for bit."""
     facts = msgspec.structs.replace(new.facts, data=old.facts.data) if old.facts and new.facts else new.facts
     if old.facts and facts and facts.machine == old.facts.machine:
         facts = msgspec.structs.replace(facts, channels_last=old.facts.channels_last, by_layer=old.facts.by_layer)
@@ -312,6 +320,14 @@ def resumed(old: Config, new: Config, run: Run, say: Say) -> Config:
 
 def _short(value: Any) -> str:
     return str(Spec.of(value)) if isinstance(value, dict) else str(value)
+
+
+def _placed(plan: Plan, run: Run, net: nn.Module, place: torch.device, say: Say) -> Placement:
+    """Where a run is trained: as it was before on this machine, else as is measured to be the fastest."""
+    asked, facts = plan.config.precision, run.config().facts if run.started else None
+    if facts is not None and facts.machine == machine(place) and asked in ("auto", facts.precision):
+        return Placement.of(place, facts)
+    return choose_placement(_trial(plan, net), net, place, asked, _signature(plan), say)
 
 
 def _trial(plan: Plan, net: nn.Module) -> Callable[[nn.Module, Placement], None]:

@@ -62,6 +62,8 @@ def main(arguments: list[str]) -> int:
     source = trainer.opened(args.data, trainer.settled(args.config))
     name = chosen.label(args.recipe, args.faithful, parent, args.config)
     folder = Run.of(args.run or Path("runs", f"{source.name}-{name}")).path.absolute()
+    if Run.of(folder).started:
+        trainer.refuse_changes(Run.of(folder), args.config)
     asked = {field.name: getattr(args, field.name) for field in dataclasses.fields(slurm.Ask)}
     full, words = absolute(args.data), slurm.apart(words, {"run", "from"})[1]
     words += [] if parent is None else ["--from", str(parent.run.path.absolute())]

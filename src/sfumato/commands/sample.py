@@ -64,7 +64,7 @@ class Arguments:
     batch: Annotated[int, flags.COUNT] = 64
     """How many are drawn at once; it changes nothing in the pictures."""
     checkpoint: str | None = None
-    """The one after so many images, or best, the one with the lowest held-out loss; the newest unless said."""
+    """The one after so many images, or best, as --best of training chose it; the newest unless said."""
     raw: bool = False
     """Use the raw weights, not their average."""
     ema: Annotated[float | None, flags.NUMBER] = None

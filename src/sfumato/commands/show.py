@@ -34,8 +34,8 @@ class Forward:
     size: Size = None
     """Height and width that the image is brought to, as 64 or 64x128."""
     at: str | None = None
-    """Moments to show. Of a schedule with T steps: step numbers 0 to T-1, as in 0,50,100,150,199, unless said 0, T/10, 2T/10
-    and so on. Of any other: times up to 1, as in 0.2,0.5,1, unless said 0.1, 0.2 and so on."""
+    """Moments to show. Of a schedule with T steps: step numbers 0 to T-1, as in 0,50,100,150,199, unless said ten of
+    them, the first and the last among them. Of any other: times up to 1, as in 0.2,0.5,1, unless said 0.1, 0.2 and so on."""
     seed: Annotated[int, flags.COUNT] = 0
     """Decides the noise, which is the same at all moments."""
     out: Out = None

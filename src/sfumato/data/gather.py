@@ -267,12 +267,12 @@ def _channels(count: int, coloured: int, found: set[int], wanted: int | None) ->
         raise UserError(f"The number of channels is expected to be 1 or 3; found {wanted}.")
     gray = count - coloured
     if wanted == 3:
-        return 3, "The images have three channels, as was asked."
+        return 3, "The images have three channels, as the settings say."
     if wanted is None and gray < GRAY_SHARE * count:
         also = f"; {gray} gray ones among them have it three times" if gray else ""
         return 3, f"The images are in colour, so they have three channels{also}."
     lost = f"; {coloured} of {count} are in colour and became gray" if coloured else ""
-    return 1, f"{'One channel, as was asked' if wanted else 'The images are gray, so they have one channel'}{lost}."
+    return 1, f"{'One channel, as the settings say' if wanted else 'The images are gray, so they have one channel'}{lost}."
 
 
 def _refuse_not_finite(array: np.ndarray) -> None:

@@ -49,8 +49,11 @@ def open_source(data: Any, group: str | None = None, window: tuple[float, float]
 
         return open_torch(data)
     if not isinstance(data, str | Path) or data == "":
-        found = "an empty name" if data == "" else f"something of type {type(data).__name__}"
-        raise UserError(f"Expected {READ}, an array, a tensor or a torch Dataset; found {found}.")
+        if data == "":
+            raise UserError(f"No data was named: expected {READ}, as in sfumato train photos/.")
+        raise UserError(
+            f"Expected {READ}, an array, a tensor or a torch Dataset; found something of type {type(data).__name__}."
+        )
     if data == "digits":
         return _digits()
     text, cache = str(data), cache_folder()

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -75,12 +76,20 @@ def _losses(runs: Sequence[Run], called: Sequence[str], unit: str) -> str:
 
 
 def _measures(runs: Sequence[Run], called: Sequence[str]) -> str:
-    found = [{str(each.get("name")): each for each in listed(run.evaluation)} for run in runs]
-    lines = []
-    for name in dict.fromkeys(name for each in found for name in each):
-        cells = [each.get(name, {}) for each in found]
-        lines.append((name, *(f"{number(cell.get('value'))} ({interval(cell)})".removesuffix(" ()") for cell in cells)))
-    return card("How good the samples are", table(("", *called), lines), "all") if lines else ""
+    found: list[dict[str, dict[str, Any]]] = []  # by group and name
+    for run in runs:
+        found.append({})
+        for each in listed(run.evaluation):
+            found[-1].setdefault(str(each.get("group", "")), {})[str(each.get("name"))] = each
+    parts = ""
+    for group in dict.fromkeys(group for groups in found for group in groups):
+        mine = [groups.get(group, {}) for groups in found]
+        lines = []
+        for name in dict.fromkeys(name for each in mine for name in each):
+            cells = [each.get(name, {}) for each in mine]
+            lines.append((name, *(f"{number(cell.get('value'))} ({interval(cell)})".removesuffix(" ()") for cell in cells)))
+        parts += table((group, *called), lines)
+    return card("How good the samples are", parts, "all") if parts else ""
 
 
 def _settings(runs: Sequence[Run], called: Sequence[str]) -> str:

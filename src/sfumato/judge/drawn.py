@@ -34,16 +34,16 @@ class Drawn:
     features: np.ndarray  # (N, D)
     labels: np.ndarray | None  # (N,) that the network was told
     pictures: np.ndarray  # (at most 1,000, H, W, C)
-    sums: np.ndarray  # (3, C): how many stored values each channel has, their sum, and the sum of their squares
+    moments: np.ndarray  # (N, 2, C): the mean of each channel's stored values, and of their squares
 
     @property
     def mean(self) -> np.ndarray:
         """Of each channel, (C,), in the data's own units."""
-        return self.sums[1] / self.sums[0]
+        return self.moments[:, 0].mean(0)
 
     @property
     def deviation(self) -> np.ndarray:
-        return np.sqrt(np.maximum(self.sums[2] / self.sums[0] - self.mean**2, 0))
+        return np.sqrt(np.maximum(self.moments[:, 1].mean(0) - self.mean**2, 0))
 
 
 def drawn(
@@ -60,19 +60,19 @@ def drawn(
 
     What is there in `folder`, from an interrupted call or a smaller n, is not drawn again; options as in `Model.sample`.
     """
-    told = [model.images, seed, features, sorted((name, str(value)) for name, value in options.items())]
+    told = [2, model.images, seed, features, sorted((name, str(value)) for name, value in options.items())]
     place = folder / hashlib.blake2b(repr(told).encode(), digest_size=6).hexdigest()
     place.mkdir(parents=True, exist_ok=True)
     firsts = range(0, n, PART)
     missing = list(firsts)
     while missing:
         for first in list(missing):
-            path = place / f"{first:07d}.npz"
-            if not path.exists():
+            path, count = place / f"{first:07d}.npz", min(PART, n - first)
+            if _there(path) < count:
                 try:
                     with FileLock(path.with_suffix(".lock"), timeout=0):
-                        if not path.exists():
-                            _write(path, _part(model, extract, first, seed, options))
+                        if _there(path) < count:
+                            _write(path, _part(model, extract, first, count, seed, options))
                 except Timeout:  # someone else draws it
                     continue
             missing.remove(first)
@@ -81,27 +81,29 @@ def drawn(
             time.sleep(LOOK)
     parts = [_read(place / f"{first:07d}.npz") for first in firsts]
     whole = lambda name: np.concatenate([part[name] for part in parts if name in part])
-    return Drawn(
-        whole("features")[:n], whole("labels")[:n] if "labels" in parts[0] else None, whole("pictures")[:n],
-        np.sum([part["sums"] for part in parts], 0),
-    )  # fmt: skip
+    labels = whole("labels")[:n] if "labels" in parts[0] else None
+    return Drawn(whole("features")[:n], labels, whole("pictures")[:n], whole("moments")[:n])
 
 
 def _part(
-    model: Model, extract: Callable[[np.ndarray], np.ndarray], first: int, seed: int, options: dict[str, Any]
+    model: Model, extract: Callable[[np.ndarray], np.ndarray], first: int, count: int, seed: int, options: dict[str, Any]
 ) -> dict[str, np.ndarray]:
-    """Samples number first .. first + PART - 1, as they are kept."""
-    batch = max(1, min(PART, AT_ONCE // (model.facts.shape[1] * model.facts.shape[2])))
-    pictures = model.sample(PART, seed, first=first, batch=batch, **options)  # (B, H, W, C)
+    """Samples number first .. first + count - 1, as they are kept."""
+    batch = max(1, min(count, AT_ONCE // (model.facts.shape[1] * model.facts.shape[2])))
+    pictures = model.sample(count, seed, first=first, batch=batch, **options)  # (B, H, W, C)
     values = pictures.astype(np.float64)
-    part = {"features": extract(pictures)}
-    part["sums"] = np.stack([np.full(values.shape[3], values[..., 0].size), values.sum((0, 1, 2)), (values**2).sum((0, 1, 2))])
-    labels = model.label_numbers(options.get("label"), torch.arange(first, first + PART), seed)
+    part = {"features": extract(pictures), "moments": np.stack([values.mean((1, 2)), (values**2).mean((1, 2))], 1)}
+    labels = model.label_numbers(options.get("label"), torch.arange(first, first + count), seed)
     if labels is not None:
         part["labels"] = labels.numpy()
     if first < KEPT:
         part["pictures"] = pictures
     return part
+
+
+def _there(path: Path) -> int:
+    """How many samples a part holds; 0 if it is not there."""
+    return len(_read(path)["features"]) if path.exists() else 0
 
 
 def _write(path: Path, part: dict[str, np.ndarray]) -> None:

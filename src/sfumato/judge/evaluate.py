@@ -8,6 +8,7 @@ import copy
 import dataclasses
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -58,7 +59,7 @@ class Evaluation:
 
 def evaluate(
     model: Model,
-    data: str | None = None,
+    data: Any = None,
     n: int = 10_000,
     named: str | nn.Module = "own",
     seed: int = 0,
@@ -69,7 +70,8 @@ def evaluate(
 ) -> Evaluation:
     """Measure a model whose run is in a folder.
 
-    data         real pictures to compare with; those that it was trained on unless said
+    data         real pictures to compare with, a path or an array; those that it was trained on unless said, which must be
+                 given where they were no file
     n            samples to be drawn; they are kept in the run folder and not drawn again, see `drawn`
     named        features: "own", "inception:FILE", "dinov2:FILE" or a module, see `features`
     likelihoods  held-out pictures whose likelihood is measured
@@ -78,9 +80,15 @@ def evaluate(
     """
     if n < 2 or model.path is None:
         raise UserError(f"At least 2 samples of a run in a folder can be judged; found {n}.")
-    own = opened(model, stage("reading")) if model.facts.train or data is None else None
-    plan = own if data is None else _other(model, data, stage("reading"))
-    assert plan is not None
+    own = plan = None
+    if data is None:
+        own = plan = opened(model, stage("reading"))
+    elif not isinstance(data, str | Path):
+        with suppress(UserError):  # it may be what was trained on, which was no file
+            own = plan = opened(model, stage("reading"), data)
+    elif model.facts.train:
+        own = opened(model, stage("reading"))
+    plan = plan or _other(model, data, stage("reading"))
     seen = features(named, own or plan, device, stage("training features"))
     train = reference(seen, plan, n=LOOKED, device=device, progress=stage("real pictures"))
     held = None
@@ -105,7 +113,7 @@ def evaluate(
     return found
 
 
-def _other(model: Model, data: str, progress: Progress) -> Plan:
+def _other(model: Model, data: Any, progress: Progress) -> Plan:
     """Pictures from elsewhere, all of them, as the model's own are read."""
     config = msgspec.structs.replace(
         model.config, facts=None, held_out=0.0, size=model.facts.shape[1:], channels=model.facts.shape[0]

@@ -13,9 +13,10 @@ from ..model import Model
 from ..training.stream import Stream
 
 
-def opened(model: Model, progress: trainer.Progress | None = None) -> trainer.Plan:
+def opened(model: Model, progress: trainer.Progress | None = None, data: Any = None) -> trainer.Plan:
     """The plan that a model was trained by: its pictures, those held out, with the labels that its network knows.
 
+    data   where they are, if that is not where they were in training: another path, or the array that was no file then
     Raises UserError if they are not known, or no longer where they were.
     """
     if model.facts.train == 0:
@@ -24,9 +25,9 @@ def opened(model: Model, progress: trainer.Progress | None = None) -> trainer.Pl
     parent = finetune.Parent.of(model.path) if model.facts.start and model.path else None
     net: Any = model.denoiser.net if model.config.net.name == "mine" else None
     try:
-        plan = trainer.prepare(model.facts.data, model.config, net, progress, parent)
+        plan = trainer.prepare(model.facts.data if data is None else data, model.config, net, progress, parent)
     except UserError as error:
-        raise UserError(f"The pictures that {model.path} was trained on cannot be read. {error}") from None
+        raise UserError(f"The pictures that {model.path} was trained on cannot be read; name them as data. {error}") from None
     if plan.facts.fingerprint != model.facts.fingerprint:
         raise UserError(f"{model.facts.data} no longer holds the pictures that {model.path} was trained on.")
     return plan

@@ -193,13 +193,16 @@ def _band(name: str) -> str:
 
 
 def _metrics(measured: Sequence[Mapping[str, Any]]) -> str:
-    heads = ("", "value", "95 % interval", "samples", "against", "")
-    lines = [
-        (str(each.get("name", "")), number(each.get("value")), interval(each), number(each.get("samples")),
-         _text(each.get("reference")), _text(each.get("note")))
-        for each in measured
-    ]  # fmt: skip
-    return card("How good the samples are", table(heads, lines), "all") if lines else ""
+    groups: dict[str, list[tuple[str, ...]]] = {}
+    for each in measured:
+        line = (
+            str(each.get("name", "")), number(each.get("value")), interval(each), number(each.get("samples")),
+            _text(each.get("reference")), _text(each.get("note")),
+        )  # fmt: skip
+        groups.setdefault(str(each.get("group", "")), []).append(line)
+    heads = ("value", "95 % interval", "samples", "against", "")
+    tables = "".join(table((group, *heads), lines) for group, lines in groups.items())
+    return card("How good the samples are", tables, "all") if tables else ""
 
 
 def interval(measured: Mapping[str, Any]) -> str:
@@ -225,7 +228,11 @@ def _findings(found: Sequence[Mapping[str, Any]]) -> str:
         )
     urgent = [*lines["wrong"], *lines["look"]]
     calm = [*lines["could not be told"], *lines["fine"]]
-    inside = f'<ul class="findings">{"".join(urgent)}</ul>' if urgent else "<p>Nothing was found to be wrong.</p>"
+    inside = (
+        f'<ul class="findings">{"".join(urgent)}</ul>'
+        if urgent
+        else "<p>Nothing was found to be wrong by what was looked at.</p>"
+    )
     if calm:
         others = f'<ul class="findings">{"".join(calm)}</ul>'
         inside += f"<details><summary>{len(calm)} more checks</summary>{others}</details>"

@@ -20,7 +20,7 @@ def watchers(run: Run, plan: Plan, say: Callable[[str], None], device: str | Non
     """
     others: dict[str, Watcher] = {"The doctor": Watch(run, plan, say)}
     if plan.config.best == "kernel":
-        others["The best by kernel distance"] = Best(run, plan, device)
+        others["The best by kernel distance"] = Best(run, plan, say, device)
     told = builtins(plan.config)
     others |= {each: loggers.LOGGERS[each](run.logger(each), told, run.grid) for each in log_to}
     others["The report"] = Report(run)  # last: it shows what the others have found

@@ -102,13 +102,19 @@ def _processor() -> str:
 
 
 def choose(
-    step: Callable[[nn.Module, Placement], None], net: nn.Module, device: torch.device, asked: str, name: str
+    step: Callable[[nn.Module, Placement], None],
+    net: nn.Module,
+    device: torch.device,
+    asked: str,
+    name: str,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Placement:
     """The fastest placement for a network's training step, measured once per machine and network and then remembered.
 
     step     runs one forward and backward pass of a network in a placement
     asked    'float32' or 'bfloat16' to decide only the layout, 'auto' to decide both
     name     what tells this network and batch from others
+    say      is told when a measurement begins
     """
     precisions = ["float32", "bfloat16"] if asked == "auto" else [asked]
     chooses = (False, True) if device.type == "cpu" else (False,)
@@ -117,6 +123,7 @@ def choose(
     key = hashlib.blake2b(f"{machine(device)}|{name}|{[*map(str, candidates)]}".encode(), digest_size=12).hexdigest()
     known = _read(file)
     if key not in known:
+        say("Measuring which precision and memory layout are fastest for this network here: a few dozen steps, once.")
         best = candidates[fastest([partial(_seconds, step, net, p) for p in candidates])]
         known = _read(file) | {key: best.kept()}
         with contextlib.suppress(OSError):  # a cache that cannot be written costs a measurement next time, no more

@@ -10,8 +10,8 @@ from .loop import Event
 
 
 @contextmanager
-def stopping() -> Iterator[threading.Event]:
-    """An event that is set by the first Ctrl-C or SIGTERM; the second Ctrl-C interrupts at once."""
+def stopping(say: Callable[[str], None] = lambda text: None) -> Iterator[threading.Event]:
+    """An event that is set by the first Ctrl-C or SIGTERM, which is said; the second Ctrl-C interrupts at once."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # only the main thread may catch signals
         yield stop
@@ -20,6 +20,8 @@ def stopping() -> Iterator[threading.Event]:
     def ask(number: int, frame: Any) -> None:
         if stop.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
+        if not stop.is_set():
+            say("Stopping after this step, and saving. (Ctrl-C once more: at once, and nothing is saved.)")
         stop.set()
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -90,7 +90,7 @@ class Bar:
         return (images - self.first) / max(1e-9, time.perf_counter() - self.started)
 
     def _text(self, images: int) -> str:
-        return "  ".join(part for part in (self.loss, self.held_out, f"{self._rate(images):.0f} images/s") if part)
+        return "  ".join(part for part in (self.loss, self.held_out, f"{self._rate(images):.3g} images/s") if part)
 
 
 class Share:
