@@ -3,8 +3,8 @@ Diffusion Models", config G.
 
 Every layer is made so that inputs of variance 1 leave with variance 1, whatever has been learned: weights are divided by
 their norm, sums and concatenations are scaled, and there are no biases and no norms with statistics over the picture. The
-stored weights are brought back to norm 1 before each training step, so that the size of an update relative to the weight
-is the learning rate and nothing else: such a network wants rates of about 0.01 that fall as 1 / sqrt(steps).
+stored weights are brought back to norm 1 before each training step, so that how far a step turns them depends on the
+learning rate alone: the paper's is 0.01 (0.012 to 0.0065 from the smallest size to the largest), and falls as 1 / sqrt(steps).
 """
 
 import math
@@ -97,15 +97,15 @@ class Embedding(nn.Module):
         self.phases: Tensor
         self.register_buffer("frequencies", 2 * math.pi * torch.randn(waves))
         self.register_buffer("phases", 2 * math.pi * torch.rand(waves))
-        self.classes = classes
         self.noise = MPLinear(waves, width)
-        self.label = None if classes is None else MPLinear(classes, width, gain=math.sqrt(classes))  # one of them is not 0
+        # The mean square of a vector of zeros and a one is 1 / classes.
+        self.label = None if classes is None else MPLinear(classes, width, gain=math.sqrt(classes))
 
     def forward(self, c_noise: Tensor, label: Tensor | None) -> Tensor:
         angles = c_noise.float()[:, None] * self.frequencies + self.phases  # (B, waves)
         h = self.noise(math.sqrt(2) * angles.cos())  # (B, width)
-        if self.label is not None and self.classes is not None and label is not None:
-            told = F.one_hot(label, self.classes + 1)[:, :-1]  # (B, classes)
+        if self.label is not None and label is not None:
+            told = F.one_hot(label, self.label.in_features + 1)[:, :-1]  # (B, classes)
             h = (h + self.label(told)) / math.sqrt(2)
         return F.silu(h) / SILU
 
@@ -139,7 +139,7 @@ class Block(nn.Module):
         outputs: int,
         emb_width: int,
         dropout: float,
-        encoder: bool,
+        encoder: bool = False,
         attention: bool = False,
         resize: nn.Module | None = None,
     ):
@@ -176,8 +176,8 @@ class EDM2UNet(nn.Module):
     dropout     probability that a feature is dropped in training
     outputs     1, or 2 for a learned variance beside the prediction
 
-    In training mode a forward pass begins by bringing all stored weights to norm 1, in place and without gradient; what is
-    then computed does not change by more than EPS. It happens here and not in the layers, so that blocks may be recomputed.
+    In training mode a forward pass begins by bringing all stored weights to norm 1, in place and without gradient, which
+    changes what a layer computes by EPS at most. It happens here and not in the layers, so that blocks may be recomputed.
     Averages of weights need none of it.
     """
 
@@ -209,23 +209,23 @@ class EDM2UNet(nn.Module):
         skips, current = [widths[0]], widths[0]
         for level, wide in enumerate(widths):
             if level > 0:
-                self.downs.append(Block(current, current, emb_width, dropout, True, resize=nn.AvgPool2d(2)))
+                self.downs.append(Block(current, current, emb_width, dropout, encoder=True, resize=nn.AvgPool2d(2)))
                 skips.append(current)
             for _ in range(blocks):
-                self.downs.append(Block(current, wide, emb_width, dropout, True, attends[level]))
+                self.downs.append(Block(current, wide, emb_width, dropout, encoder=True, attention=attends[level]))
                 current = wide
                 skips.append(current)
-        self.middle = nn.ModuleList(Block(current, current, emb_width, dropout, False, attend) for attend in (True, False))
+        self.middle = nn.ModuleList(Block(current, current, emb_width, dropout, attention=attend) for attend in (True, False))
         for level, wide in reversed(list(enumerate(widths))):
             for _ in range(blocks + 1):
-                self.ups.append(Block(current + skips.pop(), wide, emb_width, dropout, False, attends[level]))
+                self.ups.append(Block(current + skips.pop(), wide, emb_width, dropout, attention=attends[level]))
                 current = wide
             if level > 0:
-                self.ups.append(Block(current, current, emb_width, dropout, False, resize=nn.Upsample(scale_factor=2)))
+                self.ups.append(Block(current, current, emb_width, dropout, resize=nn.Upsample(scale_factor=2)))
         self.leave = MPConv(current, outputs * channels, 3, gain=silent())
 
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
-        if self.training:
+        if self.training:  # not in a compiled graph, whose backward pass may read weights as they were before
             torch.compiler.disable(force)(self)
         x, crop = pad_to_multiple(torch.cat((x, torch.ones_like(x[:, :1])), 1), self.multiple)
         if label is None and self.classes is not None:  # nobody said: 'not told'
