@@ -251,6 +251,7 @@ def test_every_parameter_learns():
     net(*told(net)).square().sum().backward()
     silent = {name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().max() > 0}
     assert silent == set()
+    assert all(p.ndim for p in net.parameters())  # what has no dimension cannot be sharded
 
 
 def test_blocks_may_be_recomputed_in_the_backward_pass(monkeypatch):

@@ -23,7 +23,7 @@ def xavier(layer: nn.Linear | nn.Conv2d) -> nn.Module:
 
 
 def small(module: nn.Module) -> nn.Module:
-    """N(0, 0.02^2), no bias: codes of noise level and label begin alike, so that none outweighs the other (DiT)."""
+    """N(0, 0.02^2), no bias: codes of noise level and of label begin small and of like size (Peebles & Xie 2023)."""
     for name, parameter in module.named_parameters():
         if name.endswith("weight"):
             nn.init.normal_(parameter, std=0.02)
@@ -39,5 +39,5 @@ def unit_normal(layer: nn.Linear | nn.Conv2d) -> nn.Module:
 
 
 def silent() -> nn.Parameter:
-    """A gain of 0: what it multiplies begins as nothing, where weights of a fixed norm cannot."""
-    return nn.Parameter(torch.zeros(()))
+    """A gain of 0: what it multiplies begins as nothing, as weights of a fixed norm cannot. Sharding wants one dimension."""
+    return nn.Parameter(torch.zeros(1))
