@@ -95,6 +95,16 @@ def test_without_positions_patches_that_are_moved_move_the_output(monkeypatch):
     assert out.std() > 1e-2
 
 
+def test_numbers_of_a_token_are_its_pixels_row_by_row_each_with_its_channels():
+    net = nets.build("dit", 2, patch=2, outputs=2, **TINY)
+    net.leave.bias.data = torch.arange(2 * 2 * 4.0)
+    out = net(torch.zeros(1, 2, 4, 6), torch.zeros(1))[0]
+    for row in range(2):
+        for column in range(2):
+            expected = (4 * (2 * row + column) + torch.arange(4.0))[:, None, None].expand(-1, 2, 3)
+            assert torch.equal(out[:, row::2, column::2], expected)
+
+
 def test_labels_and_the_label_that_is_not_told():
     net, x, c_noise = awake(classes=3), torch.randn(1, 3, 8, 8).expand(4, -1, -1, -1), torch.zeros(4)
     with torch.no_grad():
