@@ -69,6 +69,31 @@ def test_others_are_left_alone(conv):
     assert all(torch.equal(one, other) for one, other in zip(plain, chosen, strict=True))
 
 
+class Halved(nn.Conv2d):
+    """A convolution of one's own with other weights than are stored."""
+
+    def forward(self, x):
+        return self._conv_forward(x, self.weight / 2, self.bias)
+
+
+class Own(nn.Conv2d):
+    """A convolution of one's own that does another thing."""
+
+    def _conv_forward(self, x, weight, bias):
+        return super()._conv_forward(x, weight, bias) + 1
+
+
+@pytest.mark.parametrize("shape", [SMALL, MANY, WIDE])
+@pytest.mark.parametrize("kind", [Halved, Own])
+def test_a_convolution_of_ones_own_with_other_weights_chooses_too(kind, shape):
+    conv = kind(6, 4, 3, padding=1).double()
+    plain, chosen = both(conv, torch.randn(shape, dtype=torch.float64))
+    for one, other in zip(plain, chosen, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-10, atol=1e-10)
+    last = chosen[0].is_contiguous(memory_format=torch.channels_last)
+    assert last == (kind is Halved and shape != MANY)  # as rows of a matrix, the smallest are so too
+
+
 @pytest.mark.parametrize("name", ["simple_unet", "unet"])
 def test_a_network_keeps_its_names_and_its_output(name):
     net = nets.build(name, 1).eval()

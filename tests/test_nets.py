@@ -147,6 +147,8 @@ def test_unet_takes_any_width(width):
 
 
 def test_names_and_unknown_ones():
-    assert nets.names() == ["convnext_unet", "double_conv_unet", "maxpool_unet", "simple_unet", "unet"]
+    own = {"convnext_unet", "dit", "double_conv_unet", "edm2_unet", "maxpool_unet", "simple_unet", "unet"}
+    published = {"dit_s", "dit_b", "dit_l", "dit_xl", "edm2_xs", "edm2_s", "edm2_m", "edm2_l", "edm2_xl", "edm2_xxl"}
+    assert nets.names() == sorted(own | published)
     with pytest.raises(UserError, match="Did you mean 'simple_unet'"):
         nets.build("simple_net")

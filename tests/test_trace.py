@@ -15,6 +15,8 @@ from sfumato.cli import main
 from sfumato.nets.trace import PAGE, blocks
 
 SMALL = {"convnext_unet": {"dim": 8}, "double_conv_unet": {"steps": 20}, "unet": {"width": 8, "classes": 4, "augment": 6}}
+SMALL |= {name: {"width": 8, "depth": 2, "heads": 2} for name in nets.NETS if name.startswith("dit")}
+SMALL |= {name: {"width": 8, "mults": (1, 2), "blocks": 1} for name in nets.NETS if name.startswith("edm2")}
 
 
 class Own(nn.Module):

@@ -1,8 +1,8 @@
 """Networks: `net(x, c_noise, **cond) -> (B, kC, H, W)`. They know no schedule, no guidance and no device.
 
-`build(name, channels=3, **options)` makes one; `names()` lists them. A network of one's own needs only the signature
-above and, if it can be told anything, an attribute `conditions: dict[str, Condition]`; `c_noise` ('log_snr', 'steps' or
-'time') says what its embedding of the noise level was made for.
+`build(name, channels=3, **options)` makes one; `names()` lists them, published sizes under names of their own. A network of
+one's own needs only the signature above and, if it can be told anything, an attribute `conditions: dict[str, Condition]`;
+`c_noise` ('log_snr', 'steps' or 'time') says what its embedding of the noise level was made for.
 
 `trace(net, (3, 64, 64))` lists what goes into every module and what comes out, in the order of execution, and `table` puts
 that on a page; both are for any network, one's own included:
@@ -11,6 +11,7 @@ that on a page; both are for any network, one's own included:
 """
 
 from collections.abc import Callable
+from functools import partial
 from inspect import signature
 from typing import Any
 
@@ -19,6 +20,8 @@ from torch import nn
 from ..errors import unknown
 from .conditions import Condition
 from .convnext import ConvNextUNet
+from .dit import DiT
+from .edm2 import EDM2UNet
 from .trace import Row, table, trace
 from .tutorial import DoubleConvUNet, MaxPoolUNet, SimpleUNet
 from .unet import UNet
@@ -27,7 +30,19 @@ __all__ = ["NETS", "Condition", "Row", "build", "names", "options", "parameters"
 
 NETS: dict[str, Callable[..., nn.Module]] = {
     "convnext_unet": ConvNextUNet,
+    "dit": DiT,
+    "dit_b": partial(DiT, width=768, depth=12, heads=12),
+    "dit_l": partial(DiT, width=1024, depth=24, heads=16),
+    "dit_s": partial(DiT, width=384, depth=12, heads=6),
+    "dit_xl": partial(DiT, width=1152, depth=28, heads=16),
     "double_conv_unet": DoubleConvUNet,
+    "edm2_l": partial(EDM2UNet, width=320, dropout=0.1),
+    "edm2_m": partial(EDM2UNet, width=256, dropout=0.1),
+    "edm2_s": partial(EDM2UNet, width=192),
+    "edm2_unet": EDM2UNet,
+    "edm2_xl": partial(EDM2UNet, width=384, dropout=0.1),
+    "edm2_xs": partial(EDM2UNet, width=128),
+    "edm2_xxl": partial(EDM2UNet, width=448, dropout=0.1),
     "maxpool_unet": MaxPoolUNet,
     "simple_unet": SimpleUNet,
     "unet": UNet,

@@ -5,6 +5,7 @@ and where all positions of a batch are few rows, unfolding them into one matrix 
 The result is the same but for rounding.
 """
 
+from functools import cache
 from typing import cast
 
 import torch
@@ -16,33 +17,45 @@ FEW = 256  # positions of all maps of a batch; up to so many rows are multiplied
 
 
 def by_layer(net: nn.Module) -> nn.Module:
-    """Make a network's plain convolutions choose, in place; their weights, names and results stay what they are."""
+    """Make a network's plain convolutions choose, in place; their weights, names and results stay what they are.
+
+    A class of one's own that only makes other weights of its weights, and leaves the convolution to torch, chooses too.
+    """
     for module in net.modules():
-        for plain, chooses in ((nn.Conv2d, _Conv2d), (nn.ConvTranspose2d, _ConvTranspose2d)):
-            if type(module) is plain and module.groups == 1 and module.padding_mode == "zeros" and _simple(module):
-                module.__class__ = chooses
+        if isinstance(module, nn.Conv2d) and type(module)._conv_forward is nn.Conv2d._conv_forward and _simple(module):
+            module.__class__ = _choosing(type(module))  # type: ignore[arg-type]  # a class can be hashed
+        elif type(module) is nn.ConvTranspose2d and _simple(module):
+            module.__class__ = _ConvTranspose2d
     return net
 
 
-def _simple(conv: nn.Module) -> bool:
+def _simple(conv: nn.Conv2d | nn.ConvTranspose2d) -> bool:
     """Whether padding is a number of pixels, and nothing is added behind a transposed convolution or stretched by it."""
+    if conv.groups != 1 or conv.padding_mode != "zeros":
+        return False
     if isinstance(conv, nn.ConvTranspose2d):
         return set(conv.output_padding) == {0} and set(conv.dilation) == {1}
     return not isinstance(conv.padding, str)
 
 
-class _Conv2d(nn.Conv2d):
-    def forward(self, x: Tensor) -> Tensor:
+@cache
+def _choosing(kind: type[nn.Conv2d]) -> type[nn.Conv2d]:
+    """The same class of convolutions, choosing."""
+    return type(kind.__name__, (_Chooses, kind), {})
+
+
+class _Chooses(nn.Conv2d):
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         padding = cast(tuple[int, ...], self.padding)  # never a word, see `by_layer`
         sides = zip(x.shape[2:], padding, self.dilation, self.kernel_size, self.stride, strict=True)
         high, wide = ((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, p, d, k, s in sides)
         if high * wide > LARGE:
-            return super().forward(x.contiguous(memory_format=torch.channels_last))
+            return super()._conv_forward(x.contiguous(memory_format=torch.channels_last), weight, bias)
         if len(x) * high * wide > FEW or self.kernel_size == (1, 1):
-            return super().forward(x.contiguous())
+            return super()._conv_forward(x.contiguous(), weight, bias)
         columns = F.unfold(x, self.kernel_size, self.dilation, padding, self.stride)  # (B, C k k, HW)
         rows = columns.transpose(1, 2).flatten(0, 1)  # (B HW, C k k)
-        y = F.linear(rows, self.weight.flatten(1), self.bias)  # (B HW, O)
+        y = F.linear(rows, weight.flatten(1), bias)  # (B HW, O)
         return y.unflatten(0, (len(x), high, wide)).permute(0, 3, 1, 2)  # (B, O, H, W)
 
 
