@@ -17,7 +17,7 @@ from sfumato import picture, trainer
 source, path, *runs = sys.argv[1:]
 counts = {run.partition(":")[0]: int(run.partition(":")[2] or 64) for run in runs}
 models = {Path(run).name: sfumato.load(run) for run in counts}
-images = trainer.prepare(source, list(models.values())[-1].config).images  # as the last run has them
+images = trainer.prepare(source, list(models.values())[-1].config).train  # as the last run has them
 classes = len(images.label_names or ())
 order = np.random.default_rng(0).permutation(len(images))
 chosen = [next(i for i in np.roll(order, -100 * k) if not classes or images.labels[i] == k % classes) for k in range(20)]
