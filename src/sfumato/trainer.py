@@ -25,6 +25,7 @@ from .training.device import Placement, device_named, machine
 from .training.device import choose as choose_placement
 from .training.device import speed as measured_speed
 from .training.ema import fill
+from .training.recompute import recompute
 from .training.stop import Plateau, stopping
 from .training.stream import Stream
 
@@ -78,7 +79,8 @@ def settled(config: Config, net: nn.Module | None = None) -> Config:
     if net is not None:
         config = msgspec.structs.replace(config, net=Spec("mine"))
     else:
-        make(nets.NETS, config.net, "network", config.channels or 3)
+        with torch.device("meta"):  # the largest would take minutes to draw
+            make(nets.NETS, config.net, "network", config.channels or 3)
     make(loop.OPTIMIZERS, config.optimizer, "optimizer", [torch.zeros(1, requires_grad=True)], config.lr)
     build_schedule(config)
     make(WEIGHTS, config.weight, "weight", torch.zeros(1), 0.5)
@@ -214,6 +216,8 @@ def train(
             fill(built, weights)
             say(f"The weights are those of {parent.run.path} after {seen:,} images.")
         schedule = build_schedule(asked)
+        if plan.config.checkpointing:
+            recompute(built)
         say(f"{plan.config.net}: {nets.parameters(built):,} parameters.")
         if plan.config.accumulate > 1 and any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in built.modules()):
             say("This network normalises over the batch: working through it in parts changes its statistics, and the result.")
@@ -337,8 +341,9 @@ def _at_once(plan: Plan, device: torch.device) -> int:
 
 
 def _signature(plan: Plan) -> str:
-    told = " told" if plan.config.augment else ""
-    return f"{plan.config.net} {plan.facts.shape} {plan.config.batch} {plan.config.accumulate}{told}"
+    config = plan.config
+    more = " told" * bool(config.augment) + " checkpointing" * config.checkpointing
+    return f"{config.net} {plan.facts.shape} {config.batch} {config.accumulate}{more}"
 
 
 @dataclass(frozen=True)
@@ -362,6 +367,8 @@ def estimate(plan: Plan, device: str | None = None, seconds: float = 3.0) -> Est
     place, config = device_named(device), plan.config
     with torch.device("cpu" if seconds else "meta"):  # to count parameters none need be drawn
         net = build_net(config, plan.facts)
+        if config.checkpointing:
+            recompute(net)
     parameters = nets.parameters(net)
     if not seconds:
         known = config if config.time else budget(config, lambda: 0.0)

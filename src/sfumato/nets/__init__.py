@@ -2,7 +2,8 @@
 
 `build(name, channels=3, **options)` makes one; `names()` lists them. A network of one's own needs only the signature
 above and, if it can be told anything, an attribute `conditions: dict[str, Condition]`; `c_noise` ('log_snr', 'steps' or
-'time') says what its embedding of the noise level was made for.
+'time') says what its embedding of the noise level was made for, and `blocks_of` which classes of its modules are worked out
+again in the backward pass where memory is short (`training.recompute`).
 
 `trace(net, (3, 64, 64))` lists what goes into every module and what comes out, in the order of execution, and `table` puts
 that on a page; both are for any network, one's own included:
@@ -11,14 +12,17 @@ that on a page; both are for any network, one's own included:
 """
 
 from collections.abc import Callable
+from functools import partial
 from inspect import signature
 from typing import Any
 
 from torch import nn
 
 from ..errors import unknown
+from .adm import ADMUNet
 from .conditions import Condition
 from .convnext import ConvNextUNet
+from .ddpm import DDPMUNet
 from .trace import Row, table, trace
 from .tutorial import DoubleConvUNet, MaxPoolUNet, SimpleUNet
 from .unet import UNet
@@ -26,11 +30,18 @@ from .unet import UNet
 __all__ = ["NETS", "Condition", "Row", "build", "names", "options", "parameters", "table", "trace"]
 
 NETS: dict[str, Callable[..., nn.Module]] = {
+    "adm_unet": ADMUNet,
     "convnext_unet": ConvNextUNet,
+    "ddpm_unet": DDPMUNet,
     "double_conv_unet": DoubleConvUNet,
     "maxpool_unet": MaxPoolUNet,
     "simple_unet": SimpleUNet,
     "unet": UNet,
+    # Sizes as they were published; each option may still be given, as in ddpm_cifar10:dropout=0.
+    "adm_imagenet64": partial(ADMUNet, width=192, mults=(1, 2, 3, 4), blocks=3, attention=(0, 1, 2), dropout=0.1),
+    "ddpm_256": partial(DDPMUNet, mults=(1, 1, 2, 2, 4, 4), attention=(1,)),  # CelebA-HQ and LSUN
+    "ddpm_cifar10": partial(DDPMUNet, dropout=0.1),
+    "ddpmpp_cifar10": partial(ADMUNet, form="ddpmpp", width=128, mults=(2, 2, 2), blocks=4, attention=(1,), dropout=0.13),
 }
 
 

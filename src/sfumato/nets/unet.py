@@ -12,15 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from . import init
 from .blocks import GroupNorm, pad_to_multiple
 from .conditions import Condition
-
-
-def _zero(module: nn.Module) -> nn.Module:
-    """A layer whose output starts at 0: the residual branch that it ends begins as nothing and grows where it helps."""
-    for parameter in module.parameters():
-        nn.init.zeros_(parameter)
-    return module
 
 
 class Embedding(nn.Module):
@@ -63,7 +57,7 @@ class Block(nn.Module):
         self.affine = nn.Linear(emb_width, 2 * out_channels)
         self.norm2 = GroupNorm(_groups(out_channels), out_channels)
         self.dropout = nn.Dropout(dropout)
-        self.conv2 = _zero(nn.Conv2d(out_channels, out_channels, 3, padding=1))
+        self.conv2 = init.zero(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.skip = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
@@ -81,7 +75,7 @@ class Attention(nn.Module):
         self.heads = math.gcd(channels, max(1, channels // 64))
         self.norm = GroupNorm(_groups(channels), channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.out = _zero(nn.Conv2d(channels, channels, 1))
+        self.out = init.zero(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(self.norm(x)).flatten(2)  # (B, 3C, HW)
@@ -118,6 +112,7 @@ class UNet(nn.Module):
     """
 
     c_noise = "log_snr"  # what the frequencies of its embedding are made for
+    blocks_of = (Stage,)
 
     def __init__(
         self,
@@ -167,7 +162,7 @@ class UNet(nn.Module):
             if level > 0:
                 self.ups.append(nn.Conv2d(current, current, 3, padding=1))
         self.norm = GroupNorm(_groups(current), current)
-        self.leave = _zero(nn.Conv2d(current, outputs * channels * patch**2, 3, padding=1))
+        self.leave = init.zero(nn.Conv2d(current, outputs * channels * patch**2, 3, padding=1))
 
     def forward(
         self,
