@@ -147,6 +147,8 @@ def test_unet_takes_any_width(width):
 
 
 def test_names_and_unknown_ones():
-    assert nets.names() == ["convnext_unet", "double_conv_unet", "maxpool_unet", "simple_unet", "unet"]
+    known = {"adm_unet", "convnext_unet", "ddpm_unet", "double_conv_unet", "maxpool_unet", "simple_unet", "unet"}
+    assert {name for name, made in nets.NETS.items() if isinstance(made, type)} == known  # the others are sizes of these
+    assert nets.names() == sorted(nets.NETS)
     with pytest.raises(UserError, match="Did you mean 'simple_unet'"):
         nets.build("simple_net")

@@ -30,21 +30,26 @@ def recompute(net: nn.Module) -> nn.Module:
             "blocks_of = (Block,), or train without --checkpointing."
         )
     for block in blocks:
-        block.__class__ = _recomputing(type(block))  # type: ignore[arg-type]  # mypy takes it for unhashable
+        counts = any(isinstance(module, _BatchNorm) for module in block.modules())
+        block.__class__ = _recomputing(type(block), counts)  # type: ignore[arg-type]  # mypy takes a class for unhashable
     return net
 
 
 @cache
-def _recomputing(kind: type[nn.Module]) -> type[nn.Module]:
-    """The same kind of module, of the same name, whose forward pass keeps only what it is given."""
+def _recomputing(kind: type[nn.Module], counts: bool) -> type[nn.Module]:
+    """The same kind of module, of the same name, whose forward pass keeps only what it is given.
+
+    counts   whether batch norms in it keep statistics
+    """
     if hasattr(kind, "recomputes"):
         return kind
 
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return kind.forward(self, *args, **kwargs)
-        both: Any = lambda: (nullcontext(), _uncounted(self))
-        return checkpoint(kind.forward, self, *args, use_reentrant=False, context_fn=both, **kwargs)
+        if counts:  # torch.compile knows no contexts
+            kwargs["context_fn"] = lambda: (nullcontext(), _uncounted(self))
+        return checkpoint(kind.forward, self, *args, use_reentrant=False, **kwargs)
 
     return type(kind.__name__, (kind,), {"forward": forward, "recomputes": True})
 
