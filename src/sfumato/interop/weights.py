@@ -4,6 +4,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -169,6 +170,7 @@ def best(weights: Mapping[str, Tensor]) -> str | None:
     return name if shared[name] else None
 
 
+@cache
 def expected(spec: Spec, channels: int) -> dict[str, Tensor]:
     """The tensors of a network by name, without their values."""
     with torch.device("meta"):
@@ -184,7 +186,9 @@ def fit(weights: Mapping[str, Tensor], spec: Spec, channels: int, file: Path) ->
     if missing or surplus:
         wrong = [f"{len(missing)} are missing ({_first(missing, mine)})"] if missing else []
         wrong += [f"{len(surplus)} are not its own ({_first(surplus, weights)})"] if surplus else []
-        hint = options if near == spec.name else f"They fit {near} best: --net {near}." if near else "They fit no network here."
+        kind = lambda name: getattr(nets.NETS[name], "func", nets.NETS[name])  # of which some names are sizes
+        same = near is not None and kind(near) is kind(spec.name)
+        hint = options if same else f"They fit {near} best: --net {near}." if near else "They fit no network here."
         raise UserError(f"Expected the names of {spec} in {file}, but {' and '.join(wrong)}. {hint}")
     shapes = [name for name in mine if mine[name].shape != weights[name].shape]
     if shapes:
