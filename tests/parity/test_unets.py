@@ -63,7 +63,7 @@ def test_ddpm_unet(diffusers, width, mults, blocks, attention):
     back = to_diffusers(mine.state_dict())
     assert back.keys() == other.state_dict().keys()
     assert all(torch.equal(back[name], tensor) for name, tensor in other.state_dict().items())
-    side = 2 ** (len(mults) + 1)
+    side = 2 ** len(mults)
     x, steps = torch.randn(2, 3, side, 2 * side), torch.tensor([3.0, 700.0])
     (y, at_input, at_weights), (y_other, at_input_other, at_weights_other) = through(mine, x, steps), through(other, x, steps)
     agree(y, y_other)

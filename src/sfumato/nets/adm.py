@@ -75,7 +75,7 @@ class Form(NamedTuple):
     head: int | None  # channels of a head of attention; None: one head of all
     project: bool  # a convolution of 1x1 stands beside every change of size, not only where channels change
     every: bool  # on the way up all blocks of a level that attends do, not only the last
-    xavier: bool  # weights begin with variance scaling, Song et al.'s tenth of it in q, k and v; else in torch's own way
+    xavier: bool  # weights begin with variance scaling, those of q, k and v with a tenth of the variance; else torch's own way
 
 
 FORMS = {
