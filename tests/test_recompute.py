@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-import sfumato
 from sfumato import nets, trainer
+from sfumato.config import checked
 from sfumato.errors import UserError
 from sfumato.run import Run
 from sfumato.training import checkpoint
@@ -57,7 +57,11 @@ def kept(net, *given, blocks):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in ("maxpool_unet", "simple_unet"))) for name in NETWORKS]
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in ("double_conv_unet", "maxpool_unet", "simple_unet")))
+        for name in NETWORKS
+    ],
 )
 def test_every_network_recomputes(name):
     """Bit for bit, with dropout and batch norms at work, and less than half is kept."""
@@ -168,15 +172,14 @@ def test_a_network_that_names_no_blocks_is_refused():
 def test_training_is_the_same_and_goes_on_without(tmp_path, monkeypatch):
     """Two steps, then two more without: the weights are those of a run that never recomputed, bit for bit."""
     monkeypatch.setattr(trainer, "choose_placement", lambda *_: Placement(torch.device("cpu")))  # which is measured for each
-    options = {"net": "unet:width=8,mults=(1,),dropout=0.2", "batch": 20, "precision": "float32", "sampling_steps": 1}
-    options |= {"quiet": True, "lr": 1e-2, "rate": "constant", "warmup": 0, "ema": 40}
-    sfumato.train("digits", tmp_path / "plain", images=80, **options)
-    sfumato.train("digits", tmp_path / "other", images=40, checkpointing=True, **options)
-    assert Run(tmp_path / "other").config().checkpointing
-    sfumato.train("digits", tmp_path / "other", images=80, **options)
-    assert not Run(tmp_path / "other").config().checkpointing
-    one, same = (checkpoint.newest(Run(tmp_path / name).checkpoints) for name in ("plain", "other"))
-    for name, tensor in one.tensors["model"].items():
-        assert torch.equal(tensor, same.tensors["model"][name]), name
+    raw = {"net": "unet:width=8,mults=(1,),dropout=0.2", "batch": 20, "precision": "float32", "sampling_steps": 1}
+    raw |= {"lr": 1e-2, "rate": "constant", "warmup": 0, "ema": 40, "log_every": 1000}
+    plain, other = (Run.of(tmp_path / name) for name in ("plain", "other"))
+    for run, more in ((plain, {"images": 80}), (other, {"images": 40, "checkpointing": True}), (other, {"images": 80})):
+        trainer.train("digits", checked(raw | more), run)
+        assert run.config().checkpointing == more.get("checkpointing", False)
+    one, same = (checkpoint.newest(run.checkpoints).tensors["model"] for run in (plain, other))
+    for name, tensor in one.items():
+        assert torch.equal(tensor, same[name]), name
     with pytest.raises(UserError, match="blocks_of"):
-        sfumato.train("digits", tmp_path / "mine", net=nn.Conv2d(1, 1, 1), images=20, checkpointing=True, batch=20, quiet=True)
+        trainer.train("digits", checked(raw | {"images": 20, "checkpointing": True}), Run.of("mine"), nn.Conv2d(1, 1, 1))

@@ -29,9 +29,9 @@ def ddpm(diffusers, width, mults, blocks, attention, **options):
     return theirs(diffusers, len(mults), attention, **options)
 
 
-def agree(found, expected):
+def agree(found, expected, share=1e-5):
     """To 1e-5, or to that share of the largest element, where that is more than 1."""
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * max(1.0, expected.abs().max().item()))
+    torch.testing.assert_close(found, expected, rtol=0, atol=share * max(1.0, expected.abs().max().item()))
 
 
 def through(net, x, *told):
@@ -56,7 +56,11 @@ SIZES = [
 
 @pytest.mark.parametrize(("width", "mults", "blocks", "attention"), SIZES)
 def test_ddpm_unet(diffusers, width, mults, blocks, attention):
-    """Elementwise to 1e-5, gradients of every weight among them; weights there and back are the same bits."""
+    """Elementwise to 1e-5, gradients of every weight among them; weights there and back are the same bits.
+
+    Gradients at the weights of the largest are float32 sums over 8,192 positions, in an order of each side's own: 2e-5 apart.
+    """
+    share = 5e-5 if len(mults) == 6 else 1e-5
     other = ddpm(diffusers, width, mults, blocks, attention)
     mine = nets.build("ddpm_unet", 3, width=width, mults=mults, blocks=blocks, attention=attention)
     mine.load_state_dict(from_diffusers(other.state_dict()))
@@ -69,7 +73,7 @@ def test_ddpm_unet(diffusers, width, mults, blocks, attention):
     agree(y, y_other)
     agree(at_input, at_input_other)
     for name, gradient in to_diffusers(at_weights).items():
-        agree(gradient, at_weights_other[name])
+        agree(gradient, at_weights_other[name], share)
 
 
 def test_labels_are_told_as_theirs(diffusers):
