@@ -18,7 +18,7 @@ from _side_by_side import compare, heading
 from PIL import Image
 
 import sfumato
-from sfumato import data, nets
+from sfumato import data
 from sfumato.data import packed, views
 from sfumato.training.device import Placement
 from sfumato.training.stream import Stream
@@ -185,8 +185,7 @@ def memory(root: Path) -> None:
 def waiting(root: Path) -> None:
     folder = pictures(root / "cars", "cars.zip", 400, (96, 128, 3))
     batches = {"simple_unet": 8, "maxpool_unet": 2, "double_conv_unet": 8, "convnext_unet": 16, "unet": 64}
-    for name in nets.NETS:
-        batch = batches.get(name, 8)
+    for name, batch in batches.items():
         config = {"net": name, "size": "64", "batch": batch, "steps": 6, "log_every": 2 * batch, "flip": True}
         model = sfumato.train(str(folder), root / name, quiet=True, precision="float32", **config)
         records = sfumato.run.Run(model.path).records()

@@ -1,6 +1,7 @@
 """Weights that others trained: read, made into a run, drawn from; and what is said when that cannot be."""
 
 import argparse
+import json
 import os
 
 import numpy as np
@@ -124,6 +125,7 @@ def test_every_way_to_keep_weights_in_a_file(small, wrap):
 @pytest.mark.parametrize("name", interop.PUBLISHED)
 def test_networks_are_known_by_their_names(name, tmp_path):
     names = {key: torch.zeros(()) for key in weights.expected(weights.Spec(name), 1) if "num_batches" not in key}
+    name = "ddpm_cifar10" if name == "ddpm_unet" else name  # the one size that its names alone would have
     assert str(weights.guess(names, tmp_path)) == name  # files older than BatchNorm's counters are known too
     assert weights.best(dict(list(names.items())[5:])) == name
 
@@ -134,6 +136,48 @@ def test_a_shorter_table_of_times_brings_its_schedule(normed):
     assert (said.net, said.schedule) == (config.net, config.schedule)
     assert str(config.net) == "double_conv_unet:steps=300"
     assert str(config.schedule) == "linear:steps=300"
+
+
+@pytest.fixture
+def theirs(tmp_path):
+    """A network of DDPM's kind, and a folder as diffusers writes it: weights under their names, and a config."""
+    torch.manual_seed(0)
+    net = nets.build("ddpm_unet", 3, width=16, mults=(1, 2), blocks=1, attention=(0,)).eval()
+    torch.nn.init.normal_(net.leave.weight, std=0.1)
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    save_file(interop.to_diffusers(net.state_dict()), folder / "diffusion_pytorch_model.safetensors")
+    config = {"flip_sin_to_cos": False, "freq_shift": 1, "downsample_padding": 0, "attention_head_dim": None, "norm_eps": 1e-6}
+    (folder / "config.json").write_text(json.dumps(config | {"norm_num_groups": 4, "act_fn": "silu", "sample_size": 32}))
+    return net, folder
+
+
+def test_weights_of_diffusers_are_known_by_their_names(theirs):
+    net, folder = theirs
+    spec = "ddpm_unet:width=16,mults=(1,2),blocks=1,attention=(0,)"
+    config = interop.import_weights(folder / "diffusion_pytorch_model.safetensors", "r", spec)
+    assert (str(config.schedule), config.size, config.predict) == ("linear:steps=1000", (32, 32), "noise")
+    model = sfumato.load("r")
+    x, steps = torch.randn(2, 3, 8, 8), torch.tensor([0.0, 999.0])
+    with torch.no_grad():
+        assert torch.equal(model.denoiser.net(x, steps), net(x, steps))
+    assert model.denoiser.c_noise == "steps"
+
+
+def test_a_network_that_only_looks_the_same_is_refused(capsys, theirs):
+    """The same names and shapes, another code of time: config.json beside the file says so."""
+    _, folder = theirs
+    file, config = folder / "diffusion_pytorch_model.safetensors", json.loads((folder / "config.json").read_text())
+    words = ["import", file, "--net", "ddpm_unet:width=16,mults=(1,2),blocks=1,attention=(0,)", "--run", "r"]
+    (folder / "config.json").write_text(json.dumps(config | {"freq_shift": 0, "norm_num_groups": 8}))
+    said = refused(capsys, *words)
+    assert "freq_shift is 0, not 1, norm_num_groups is 8, not 4" in said
+    (folder / "config.json").write_text("{}")  # theirs where nothing is said
+    assert "flip_sin_to_cos is True, not False" in refused(capsys, *words)
+    (folder / "config.json").unlink()
+    assert "cannot be imported" in refused(capsys, *words[:3], "ddpm_cifar10:classes=3")
+    assert "Options of ddpm_256 are attention, blocks" in refused(capsys, *words[:3], "ddpm_256:mults=(1,2)")
+    assert main([str(word) for word in words]) == 0
 
 
 def test_imported_runs_are_not_trained_on(small, capsys):

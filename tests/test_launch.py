@@ -255,7 +255,8 @@ def test_the_environment_of_launch_is_that_of_the_job(tmp_path, cluster, monkeyp
 
 def test_scripts_changed_by_hand_are_kept(tmp_path, cluster, capsys):
     assert typed("launch --print train digits --run r") == 0
-    Path("r/config.json").write_text("not read")
+    Run.of("r").write_config(Config())
+    before = Path("r/config.json").read_text()
     Path("r/train.sbatch").write_text("mine")
     for hours in (1, 1, 2):
         assert typed(f"launch train digits --run r --hours {hours}") == 0
@@ -264,7 +265,7 @@ def test_scripts_changed_by_hand_are_kept(tmp_path, cluster, capsys):
     assert asked("r/train.sbatch.older-2")["time"] == "0-01:00:00"
     assert asked("r/train.sbatch")["time"] == "0-02:00:00"
     assert "r/train.sbatch (what it was is now train.sbatch.older-2)\n" in said
-    assert Path("r/config.json").read_text() == "not read"
+    assert Path("r/config.json").read_text() == before
     kept = [f"train.sbatch{end}" for end in ("", ".older-1", ".older-2")]
     assert sorted(os.listdir("r")) == [
         "config.json",

@@ -20,7 +20,10 @@ models = {Path(run).name: sfumato.load(run) for run in counts}
 images = trainer.prepare(source, list(models.values())[-1].config).train  # as the last run has them
 classes = len(images.label_names or ())
 order = np.random.default_rng(0).permutation(len(images))
-chosen = [next(i for i in np.roll(order, -(len(order) // 20) * k) if not classes or images.labels[i] == k % classes) for k in range(20)]
+chosen = [
+    next(i for i in np.roll(order, -(len(order) // 20) * k) if not classes or images.labels[i] == k % classes)
+    for k in range(20)
+]
 rows = {"real": images.take(chosen).transpose(0, 2, 3, 1)}  # (N, H, W, C)
 some = images.take(np.sort(order[:2000])) / 255
 print(f"real: {some.mean():.3f} +- {some.std():.3f} of 0 to 1")

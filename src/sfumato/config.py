@@ -153,6 +153,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Decides every random number of the run."""
     precision: str = "auto"
     """float32, bfloat16, or auto: whichever is measured to be faster here."""
+    checkpointing: bool = False
+    """Keep of each block what goes in alone and compute the rest again: the same result with less memory, in more time."""
     checkpoint_every: MaybeCount = None
     """Images between checkpoints; else every 10 minutes."""
     keep: Count = 2
@@ -181,7 +183,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 BUDGET = ("images", "epochs", "steps", "time")
 FREE = (
     *(*BUDGET, "checkpoint_every", "keep", "keep_older", "best", "stop_when", "strip_every", "log_every"),
-    *("precision", "solver", "sampling_steps", "facts", "schema"),
+    *("precision", "checkpointing", "solver", "sampling_steps", "facts", "schema"),
 )
 
 _TABLES: dict[str, tuple[str, Iterable[str]]] = {

@@ -26,6 +26,7 @@ from .training.device import choose as choose_placement
 from .training.device import speed as measured_speed
 from .training.ema import fill
 from .training.optimizers import OPTIMIZERS
+from .training.recompute import recompute
 from .training.stop import Plateau, stopping
 from .training.stream import Stream
 
@@ -79,7 +80,8 @@ def settled(config: Config, net: nn.Module | None = None) -> Config:
     if net is not None:
         config = msgspec.structs.replace(config, net=Spec("mine"))
     else:
-        make(nets.NETS, config.net, "network", config.channels or 3)
+        with torch.device("meta"):  # the largest would take minutes to draw
+            make(nets.NETS, config.net, "network", config.channels or 3)
     make(OPTIMIZERS, config.optimizer, "optimizer", [torch.zeros(1, requires_grad=True)], config.lr)
     build_schedule(config)
     make(WEIGHTS, config.weight, "weight", torch.zeros(1), 0.5)
@@ -92,10 +94,10 @@ def _plan(
     keep = LARGEST if config.crop else SMALL  # windows are cut from pictures as they are
     images = gather(source, config.size, config.channels, config.fit, config.strict, keep, progress)
     shape = augment.checked(config, images.shape)
-    flip, flipped = _flip(config, images)
+    flip, flipped = augment.mirrored(config, images)
     config = msgspec.structs.replace(config, flip=flip)
     train, held, said = split(images, config.held_out)
-    reasons = [*images.notes, flipped, *_moves(config, *shape[1:]), said]
+    reasons = [*images.notes, flipped, *augment.moves(config, *shape[1:]), said]
     codec = AffineCodec.fit(images, config.range or (-1.0, 1.0))
     if config.only_class:
         train, held = finetune.only(train, config.only_class), finetune.only(held, config.only_class)
@@ -128,32 +130,6 @@ def _plan(
     labels = f", {len(facts.label_names)} labels" if facts.label_names else ", no labels"
     reasons.append(f"{facts.train:,} pictures to train on, {facts.held_out:,} held out; {h}x{w}x{c} {codec.dtype}{labels}.")
     return Plan(msgspec.structs.replace(config, facts=facts), train, held, reasons, images, source.kind)
-
-
-def _flip(config: Config, images: Images) -> tuple[bool, str]:
-    """Whether pictures are mirrored left to right, and the sentence that says why."""
-    if config.flip is not None:
-        which = "Half of the pictures are" if config.flip else "The pictures are not"
-        return config.flip, f"{which} mirrored left to right, as the settings say."
-    if not images.natural:
-        why = "their classes look like digits or letters, or they are medical"
-        return False, f"The pictures are not mirrored, for {why} (--flip mirrors them)."
-    if images.shape[0] != 3:
-        return False, "The pictures are not mirrored, for only photographs in colour are unless asked (--flip)."
-    return True, "Half of the pictures are mirrored left to right, as photographs in colour may be (--no-flip leaves them)."
-
-
-def _moves(config: Config, h: int, w: int) -> list[str]:
-    """What else is done to the pictures each time they are seen."""
-    said = {
-        f"{config.cut_bottom} rows are cut off at the bottom of each file (--cut-bottom 0 keeps them).": config.cut_bottom,
-        f"Windows of {h}x{w} are cut from them at random, anew each time.": config.crop,
-        "Half of them are mirrored top to bottom, as the settings say.": config.flip_vertical,
-        "They are turned by quarters, as the settings say.": config.rotate,
-        f"They are shifted by up to {config.translate} pixels, as the settings say.": config.translate,
-        f"Of mirrors, turns and shifts {config.augment:g} each are done to them and told to the network.": config.augment,
-    }
-    return [sentence for sentence, done in said.items() if done]
 
 
 def budget(config: Config, speed: Callable[[], float]) -> Config:
@@ -216,6 +192,8 @@ def train(
             fill(built, weights)
             say(f"The weights are those of {parent.run.path} after {seen:,} images.")
         schedule = build_schedule(asked)
+        if plan.config.checkpointing:
+            recompute(built)
         say(f"{plan.config.net}: {nets.parameters(built):,} parameters.")
         if plan.config.accumulate > 1 and any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in built.modules()):
             say("This network normalises over the batch: working through it in parts changes its statistics, and the result.")
@@ -356,8 +334,9 @@ def _at_once(plan: Plan, device: torch.device) -> int:
 
 
 def _signature(plan: Plan) -> str:
-    told = " told" if plan.config.augment else ""
-    return f"{plan.config.net} {plan.facts.shape} {plan.config.batch} {plan.config.accumulate}{told}"
+    config = plan.config
+    more = " told" * bool(config.augment) + " checkpointing" * config.checkpointing
+    return f"{config.net} {plan.facts.shape} {config.batch} {config.accumulate}{more}"
 
 
 @dataclass(frozen=True)
@@ -381,6 +360,8 @@ def estimate(plan: Plan, device: str | None = None, seconds: float = 3.0) -> Est
     place, config = device_named(device), plan.config
     with torch.device("cpu" if seconds else "meta"):  # to count parameters none need be drawn
         net = build_net(config, plan.facts)
+        if config.checkpointing:
+            recompute(net)
     parameters = nets.parameters(net)
     if not seconds:
         known = config if config.time else budget(config, lambda: 0.0)

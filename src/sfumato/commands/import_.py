@@ -17,9 +17,9 @@ from ..spec import Spec
 @dataclasses.dataclass
 class Arguments:
     file: Annotated[tyro.conf.Positional[Path | None], tyro.conf.arg(metavar="FILE")] = None
-    """A state_dict (.pt, .pth), a checkpoint that holds one, or .safetensors."""
+    """A state_dict (.pt, .pth), a checkpoint that holds one, .safetensors, or diffusers' own of a UNet2DModel."""
     net: Annotated[Spec | None, flags.CHOICE] = None
-    """simple_unet, maxpool_unet, double_conv_unet or convnext_unet; guessed from the names in the file unless said."""
+    """One of the published networks, with options if need be; guessed from the names in the file unless said."""
     run: Path | None = None
     """The run folder; runs/ and the file's name unless said."""
     schedule: Annotated[Spec | None, flags.CHOICE] = None

@@ -4,6 +4,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from ..run import Run
 from ..spec import Spec, make
 from ..training import checkpoint
 from ..training.ema import tensors
+from .diffusers import adopted
 
 KEYS = ("state_dict", "model", "model_state_dict", "ema")  # where a checkpoint may keep its weights, in this order
 PREFIXES = ("module.", "_orig_mod.")  # put before every name by DataParallel and by torch.compile
@@ -38,6 +40,9 @@ PUBLISHED = {
     "maxpool_unet": Account(600, 64, "first_level.conv1.weight"),
     "double_conv_unet": Account(1000, 32, "conv1.conv.0.weight", (0.0, 1.0)),
     "convnext_unet": Account(200, 28, "enter.weight"),
+    "ddpm_cifar10": Account(1000, 32, "enter.weight"),
+    "ddpm_256": Account(1000, 256, "enter.weight"),
+    "ddpm_unet": Account(1000, 32, "enter.weight"),  # of other widths and levels, which have to be said
 }
 
 
@@ -52,6 +57,9 @@ def import_weights(
 ) -> Config:
     """Make a run folder of a state_dict (.pt, read without running code, or .safetensors); returns its Config.
 
+    Weights of `ddpm_unet` may also stand under the names of diffusers' UNet2DModel.
+
+
     net        the network, as in "convnext_unet:dim=32"; guessed from the names in the file if there is only one it can be
     schedule   what it was trained with, and size, and ends, the range of its pictures: the account's own unless said
     Raises UserError, and writes nothing, if the file cannot be read, does not fit, or the folder is not new.
@@ -59,10 +67,12 @@ def import_weights(
     file, new = Path(file), Run.of(run)
     if new.path.is_file() or (new.path.is_dir() and any(new.path.iterdir())):
         raise UserError(f"Expected a new folder for the run, but {new.path} is there already; name another: --run NEW.")
-    weights = read(file)
+    weights = adopted(read(file), file)
     spec = guess(weights, file) if net is None else Spec.of(net)
     if spec.name not in PUBLISHED:
         raise unknown("published network", spec.name, PUBLISHED)
+    if spec.kw.get("classes"):
+        raise UserError("A network that is told labels cannot be imported, for what they are called is not in its weights.")
     account, table = PUBLISHED[spec.name], weights.get("time_embed.weight", torch.empty(0))
     steps = account.steps
     if spec.name == "double_conv_unet" and table.ndim == 2 and len(table) != steps:
@@ -160,6 +170,7 @@ def best(weights: Mapping[str, Tensor]) -> str | None:
     return name if shared[name] else None
 
 
+@cache
 def expected(spec: Spec, channels: int) -> dict[str, Tensor]:
     """The tensors of a network by name, without their values."""
     with torch.device("meta"):
@@ -175,7 +186,9 @@ def fit(weights: Mapping[str, Tensor], spec: Spec, channels: int, file: Path) ->
     if missing or surplus:
         wrong = [f"{len(missing)} are missing ({_first(missing, mine)})"] if missing else []
         wrong += [f"{len(surplus)} are not its own ({_first(surplus, weights)})"] if surplus else []
-        hint = options if near == spec.name else f"They fit {near} best: --net {near}." if near else "They fit no network here."
+        kind = lambda name: getattr(nets.NETS[name], "func", nets.NETS[name])  # of which some names are sizes
+        same = near is not None and kind(near) is kind(spec.name)
+        hint = options if same else f"They fit {near} best: --net {near}." if near else "They fit no network here."
         raise UserError(f"Expected the names of {spec} in {file}, but {' and '.join(wrong)}. {hint}")
     shapes = [name for name in mine if mine[name].shape != weights[name].shape]
     if shapes:

@@ -2,7 +2,8 @@
 
 `build(name, channels=3, **options)` makes one; `names()` lists them, published sizes under names of their own. A network of
 one's own needs only the signature above and, if it can be told anything, an attribute `conditions: dict[str, Condition]`;
-`c_noise` ('log_snr', 'steps' or 'time') says what its embedding of the noise level was made for.
+`c_noise` ('log_snr', 'steps' or 'time') says what its embedding of the noise level was made for, and `blocks_of` which classes
+of its modules are worked out again in the backward pass where memory is short (`training.recompute`).
 
 `trace(net, (3, 64, 64))` lists what goes into every module and what comes out, in the order of execution, and `table` puts
 that on a page; both are for any network, one's own included:
@@ -18,8 +19,10 @@ from typing import Any
 from torch import nn
 
 from ..errors import unknown
+from .adm import ADMUNet
 from .conditions import Condition
 from .convnext import ConvNextUNet
+from .ddpm import DDPMUNet
 from .dit import DiT
 from .edm2 import EDM2UNet
 from .trace import Row, table, trace
@@ -29,7 +32,9 @@ from .unet import UNet
 __all__ = ["NETS", "Condition", "Row", "build", "names", "options", "parameters", "table", "trace"]
 
 NETS: dict[str, Callable[..., nn.Module]] = {
+    "adm_unet": ADMUNet,
     "convnext_unet": ConvNextUNet,
+    "ddpm_unet": DDPMUNet,
     "dit": DiT,
     "dit_b": partial(DiT, width=768, depth=12, heads=12),
     "dit_l": partial(DiT, width=1024, depth=24, heads=16),
@@ -46,6 +51,11 @@ NETS: dict[str, Callable[..., nn.Module]] = {
     "maxpool_unet": MaxPoolUNet,
     "simple_unet": SimpleUNet,
     "unet": UNet,
+    # Sizes as they were published; each option may still be given, as in ddpm_cifar10:dropout=0.
+    "adm_imagenet64": partial(ADMUNet, width=192, mults=(1, 2, 3, 4), blocks=3, attention=(0, 1, 2), dropout=0.1),
+    "ddpm_256": partial(DDPMUNet, mults=(1, 1, 2, 2, 4, 4), attention=(1,)),  # CelebA-HQ and LSUN
+    "ddpm_cifar10": partial(DDPMUNet, dropout=0.1),
+    "ddpmpp_cifar10": partial(ADMUNet, form="ddpmpp", width=128, mults=(2, 2, 2), blocks=4, attention=(1,), dropout=0.13),
 }
 
 

@@ -131,6 +131,7 @@ class ConvNextUNet(nn.Module):
     """
 
     c_noise = "steps"
+    blocks_of = (ConvNextBlock, ResNetBlock, LinearAttention, Attention)
 
     def __init__(
         self, channels: int = 3, *, dim: int = 28, mults: tuple[int, ...] = (1, 2, 4), block: str = "convnext", outputs: int = 1

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from .blocks import pad_to_multiple
 from .conditions import Condition
-from .init import small, xavier, zero
+from .init import patches, small, xavier, zero
 
 CODE = 256  # width of the sinusoidal code of the noise level
 
@@ -97,7 +97,7 @@ class DiT(nn.Module):
         self.conditions = {} if classes is None else {"label": Condition(classes=classes)}
         self.classes, self.patch = classes, patch
         self.embedding = Embedding(width, classes)
-        self.enter = xavier(nn.Conv2d(channels, width, patch, stride=patch))
+        self.enter = patches(nn.Conv2d(channels, width, patch, stride=patch))
         self.blocks = nn.ModuleList(Block(width, heads, dropout) for _ in range(depth))
         self.affine = zero(nn.Linear(width, 2 * width))
         self.leave = zero(nn.Linear(width, patch**2 * outputs * channels))

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from .blocks import pad_to_multiple
 from .conditions import Condition
-from .init import silent, unit_normal
+from .init import normal, silent
 
 EPS = 1e-4
 SILU = 0.596  # sqrt(E[SiLU(x)^2]) for x ~ N(0, 1); eq. 81
@@ -65,7 +65,7 @@ class MPLinear(nn.Linear):
     def __init__(self, inputs: int, outputs: int, gain: float | nn.Parameter = 1.0):
         super().__init__(inputs, outputs, bias=False)
         self.gain = gain
-        unit_normal(self)
+        normal(self)
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
@@ -78,7 +78,7 @@ class MPConv(nn.Conv2d):
     def __init__(self, inputs: int, outputs: int, kernel: int, gain: float | nn.Parameter = 1.0):
         super().__init__(inputs, outputs, kernel, padding=kernel // 2, bias=False)
         self.gain = gain
-        unit_normal(self)
+        normal(self)
 
     def forward(self, x: Tensor) -> Tensor:
         return self._conv_forward(x, directed(self.weight, self.gain), None)

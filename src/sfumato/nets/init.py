@@ -1,4 +1,4 @@
-"""How weights begin, and why. Each function changes a module in place and returns it."""
+"""How weights begin, and why: torch's own way where a network asks for none of these, which return what they change."""
 
 import torch
 from torch import nn
@@ -11,15 +11,26 @@ def zero(module: nn.Module) -> nn.Module:
     return module
 
 
-def xavier(layer: nn.Linear | nn.Conv2d) -> nn.Module:
-    """U(-a, a) with a^2 = 6 / (inputs + outputs): neither signals nor gradients grow from layer to layer; no bias.
+def xavier(module: nn.Module, gain: float = 1.0) -> nn.Module:
+    """Weights of convolutions and linear layers U(-b, b) with b = gain sqrt(6 / (fan_in + fan_out)); biases 0.
 
-    As transformers begin (Glorot & Bengio 2010); a convolution that cuts patches is a linear layer of their pixels.
+    Signals then keep their size on the way in and gradients on the way back, as nearly as one number can have both (Glorot &
+    Bengio 2010). It is the "variance scaling" of Ho et al. 2020, who begin with it everywhere but at residual ends.
     """
-    nn.init.xavier_uniform_(layer.weight.flatten(1).data)
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
-    return layer
+    for part in module.modules():
+        if isinstance(part, nn.Conv2d | nn.Linear):
+            nn.init.xavier_uniform_(part.weight, gain)
+            if part.bias is not None:
+                nn.init.zeros_(part.bias)
+    return module
+
+
+def patches(conv: nn.Conv2d) -> nn.Module:
+    """A convolution that cuts patches begins as `xavier` would have a linear layer of their pixels (Peebles & Xie 2023)."""
+    nn.init.xavier_uniform_(conv.weight.flatten(1).data)
+    if conv.bias is not None:
+        nn.init.zeros_(conv.bias)
+    return conv
 
 
 def small(module: nn.Module) -> nn.Module:
@@ -32,8 +43,11 @@ def small(module: nn.Module) -> nn.Module:
     return module
 
 
-def unit_normal(layer: nn.Linear | nn.Conv2d) -> nn.Module:
-    """N(0, 1), whatever the layer's size: it divides its weights by their norm itself (Karras et al. 2024)."""
+def normal(layer: nn.Linear | nn.Conv2d) -> nn.Module:
+    """Weights N(0, 1): codes of labels, which are not heeded unless they are from the start as large as what they stand beside.
+
+    And layers that divide their weights by their norm themselves (Karras et al. 2024).
+    """
     nn.init.normal_(layer.weight)
     return layer
 

@@ -39,6 +39,7 @@ class SimpleUNet(nn.Module):
     """
 
     c_noise = "steps"  # its code is made for step numbers 0 .. T - 1
+    blocks_of = (SimpleBlock,)
 
     def __init__(self, channels: int = 3, *, outputs: int = 1):
         super().__init__()
@@ -93,6 +94,7 @@ class MaxPoolUNet(nn.Module):
     """
 
     c_noise = "steps"
+    blocks_of = (MaxPoolLevel,)
 
     def __init__(self, channels: int = 3, *, outputs: int = 1):
         super().__init__()
@@ -178,6 +180,7 @@ class DoubleConvUNet(nn.Module):
     """
 
     c_noise = "steps"
+    blocks_of = (DoubleConv,)
 
     def __init__(self, channels: int = 3, *, steps: int = 1000, outputs: int = 1):
         super().__init__()

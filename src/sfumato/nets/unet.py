@@ -112,6 +112,7 @@ class UNet(nn.Module):
     """
 
     c_noise = "log_snr"  # what the frequencies of its embedding are made for
+    blocks_of = (Stage,)
 
     def __init__(
         self,

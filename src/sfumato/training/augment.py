@@ -25,6 +25,7 @@ from torch import Tensor
 
 from .. import draws
 from ..config import Config
+from ..data import Images
 from ..errors import UserError
 
 MOVES = 5  # numbers in a move
@@ -167,3 +168,32 @@ def _shifted(x: Tensor, shifts: Tensor) -> Tensor:
     columns = (torch.arange(W, device=x.device) - right[:, None]).clamp(0, W - 1)  # (B, W)
     source = (rows[:, :, None] * W + columns[:, None, :]).flatten(1)[:, None, :]  # (B, 1, HW)
     return x.flatten(2).gather(2, source.expand(-1, x.shape[1], -1)).view(x.shape)
+
+
+# ---- what is told of it ----------------------------------------------------------------------------------------------
+
+
+def mirrored(config: Config, images: Images) -> tuple[bool, str]:
+    """Whether pictures are mirrored left to right, and the sentence that says why."""
+    if config.flip is not None:
+        which = "Half of the pictures are" if config.flip else "The pictures are not"
+        return config.flip, f"{which} mirrored left to right, as the settings say."
+    if not images.natural:
+        why = "their classes look like digits or letters, or they are medical"
+        return False, f"The pictures are not mirrored, for {why} (--flip mirrors them)."
+    if images.shape[0] != 3:
+        return False, "The pictures are not mirrored, for only photographs in colour are unless asked (--flip)."
+    return True, "Half of the pictures are mirrored left to right, as photographs in colour may be (--no-flip leaves them)."
+
+
+def moves(config: Config, h: int, w: int) -> list[str]:
+    """What else is done to the pictures each time they are seen."""
+    said = {
+        f"{config.cut_bottom} rows are cut off at the bottom of each file (--cut-bottom 0 keeps them).": config.cut_bottom,
+        f"Windows of {h}x{w} are cut from them at random, anew each time.": config.crop,
+        "Half of them are mirrored top to bottom, as the settings say.": config.flip_vertical,
+        "They are turned by quarters, as the settings say.": config.rotate,
+        f"They are shifted by up to {config.translate} pixels, as the settings say.": config.translate,
+        f"Of mirrors, turns and shifts {config.augment:g} each are done to them and told to the network.": config.augment,
+    }
+    return [sentence for sentence, done in said.items() if done]
