@@ -6,6 +6,7 @@ before an interruption is there after it.
 """
 
 import hashlib
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ from ..model import Model
 
 PART = 250  # samples in a file
 KEPT = 1000  # samples whose pictures are kept, besides their features
-AT_ONCE = 2**18  # pixels of a channel that are drawn at once
+AT_ONCE = {"cpu": 2**16}  # pixels of a channel that are drawn at once: on a CPU as many as its caches hold the states of
+ELSEWHERE = 2**18
 LOOK = 2.0  # seconds between looks for parts that others draw
 
 Progress = Callable[[int, int], None]
@@ -89,7 +91,8 @@ def _part(
     model: Model, extract: Callable[[np.ndarray], np.ndarray], first: int, count: int, seed: int, options: dict[str, Any]
 ) -> dict[str, np.ndarray]:
     """Samples number first .. first + count - 1, as they are kept."""
-    batch = max(1, min(count, AT_ONCE // (model.facts.shape[1] * model.facts.shape[2])))
+    most = max(1, AT_ONCE.get(model.device.type, ELSEWHERE) // (model.facts.shape[1] * model.facts.shape[2]))
+    batch = math.ceil(count / math.ceil(count / most))  # parts of about one size
     pictures = model.sample(count, seed, first=first, batch=batch, **options)  # (B, H, W, C)
     values = pictures.astype(np.float64)
     part = {"features": extract(pictures), "moments": np.stack([values.mean((1, 2)), (values**2).mean((1, 2))], 1)}
