@@ -1,7 +1,6 @@
 """Weights of `ddpm_unet` under the names of diffusers' UNet2DModel, and back; nothing but names and shapes changes."""
 
 import json
-import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..nets.blocks import groups
 
 ONCE = {
     "conv_in": "enter",
@@ -56,7 +56,7 @@ def adopted(state: Mapping[str, Tensor], file: Path) -> Mapping[str, Tensor]:
     except (OSError, ValueError):  # names and shapes are all that is known
         return from_diffusers(state)
     width = len(state["conv_in.weight"])
-    settings = SETTINGS | {"norm_num_groups": (math.gcd(width, min(32, max(1, width // 4))), 32)}
+    settings = SETTINGS | {"norm_num_groups": (groups(width), 32)}
     other = [
         f"{k} is {found}, not {ours}" for k, (ours, silent) in settings.items() if (found := config.get(k, silent)) != ours
     ]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import init
-from .blocks import GroupNorm, pad_to_multiple, sinusoidal
+from .blocks import GroupNorm, attend, groups, or_not_told, pad_to_multiple, sinusoidal
 from .conditions import Condition
 
 
@@ -95,10 +95,7 @@ class Attention(nn.Module):
         self.out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        qkv = self.qkv(self.norm(x)).flatten(2)  # (B, 3C, HW)
-        q, k, v = qkv.unflatten(1, (3, self.heads, -1)).transpose(-1, -2).unbind(1)  # (B, heads, HW, C / heads)
-        h = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2)  # (B, heads, C / heads, HW)
-        return _sum(x, self.out(h.reshape(x.shape)), self.gain)
+        return _sum(x, self.out(attend(self.qkv(self.norm(x)), self.heads)), self.gain)
 
 
 class Block(nn.Module):
@@ -234,8 +231,7 @@ class ADMUNet(nn.Module):
         augment_given: Tensor | None = None,
     ) -> Tensor:
         x, crop = pad_to_multiple(x, self.multiple)
-        if label is None and self.classes is not None:  # nobody said: 'not told'
-            label = torch.full_like(c_noise, self.classes, dtype=torch.int64)
+        label = or_not_told(label, c_noise, self.classes)
         if augment is not None and augment_given is not None:
             augment = augment * augment_given[:, None]
         with torch.autocast(x.device.type, enabled=False):
@@ -262,5 +258,4 @@ def _one_hot(label: Tensor, classes: int) -> Tensor:
 
 
 def _norm(channels: int, eps: float) -> GroupNorm:
-    """Groups of at least 4 channels, at most 32 of them, that divide evenly."""
-    return GroupNorm(math.gcd(channels, min(32, max(1, channels // 4))), channels, eps)
+    return GroupNorm(groups(channels), channels, eps)

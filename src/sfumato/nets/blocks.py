@@ -1,4 +1,4 @@
-"""What several networks use verbatim: embeddings of the noise level, padding, and a norm that is safe everywhere."""
+"""What several networks use verbatim: embeddings of the noise level, padding, attention, and a norm that is safe everywhere."""
 
 import math
 
@@ -26,6 +26,25 @@ def pad_to_multiple(x: Tensor, multiple: int) -> tuple[Tensor, tuple[slice, slic
     if below or right:
         x = F.pad(x, (left, right - left, top, below - top))
     return x, (slice(top, top + height), slice(left, left + width))
+
+
+def or_not_told(label: Tensor | None, c_noise: Tensor, classes: int | None) -> Tensor | None:
+    """The label (B,), or where a network knows labels and nobody said one, the index `classes` for all: 'not told'."""
+    if label is None and classes is not None:
+        return torch.full_like(c_noise, classes, dtype=torch.int64)
+    return label
+
+
+def attend(qkv: Tensor, heads: int) -> Tensor:
+    """Self-attention over the positions of a map: queries, keys and values (B, 3C, H, W) -> (B, C, H, W)."""
+    q, k, v = qkv.flatten(2).unflatten(1, (3, heads, -1)).transpose(-1, -2).unbind(1)  # (B, heads, HW, C / heads) each
+    h = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2)  # (B, heads, C / heads, HW)
+    return h.reshape(len(qkv), -1, *qkv.shape[2:])
+
+
+def groups(channels: int) -> int:
+    """Groups of at least 4 channels, at most 32 of them, that divide evenly: a smaller group forgets what is added to it."""
+    return math.gcd(channels, min(32, max(1, channels // 4)))
 
 
 class GroupNorm(nn.GroupNorm):

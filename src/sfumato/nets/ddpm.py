@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import init
-from .blocks import GroupNorm, pad_to_multiple, sinusoidal
+from .blocks import GroupNorm, attend, groups, or_not_told, pad_to_multiple, sinusoidal
 from .conditions import Condition
 
 EPS = 1e-6  # of norms
@@ -45,10 +45,7 @@ class Attention(nn.Module):
         self.out = nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        qkv = self.qkv(self.norm(x)).flatten(2)  # (B, 3C, HW)
-        q, k, v = qkv.unflatten(1, (3, 1, -1)).transpose(-1, -2).unbind(1)  # (B, 1, HW, C)
-        h = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2)  # (B, 1, C, HW)
-        return x + self.out(h.reshape(x.shape))
+        return x + self.out(attend(self.qkv(self.norm(x)), 1))
 
 
 class Stage(nn.Module):
@@ -120,9 +117,8 @@ class DDPMUNet(nn.Module):
             raise ValueError(f"attention is a row of levels from 0, the innermost, to {len(mults) - 1}")
         self.conditions = {} if classes is None else {"label": Condition(classes=classes)}
         self.width, self.classes, self.multiple = width, classes, 2 ** (len(mults) - 1)
-        # Of 128 channels the published 32; of fewer, 4 to a group: a group of one would forget what the embedding added to it.
-        emb_width, groups = 4 * width, math.gcd(width, min(32, max(1, width // 4)))
-        inside = (emb_width, groups, dropout)
+        emb_width, count = 4 * width, groups(width)  # of 128 channels the published 32, in all norms
+        inside = (emb_width, count, dropout)
         self.time = nn.Sequential(nn.Linear(width, emb_width), nn.SiLU(), nn.Linear(emb_width, emb_width))
         # One row more than there are classes: the last means 'not told'.
         self.label = None if classes is None else nn.Embedding(classes + 1, emb_width)
@@ -145,7 +141,7 @@ class DDPMUNet(nn.Module):
                 current = width * mult
             if level < len(mults) - 1:
                 self.ups.append(Up(current))
-        self.norm = GroupNorm(groups, current, EPS)
+        self.norm = GroupNorm(count, current, EPS)
         self.leave = nn.Conv2d(current, outputs * channels, 3, padding=1)
         self._begin()
 
@@ -161,8 +157,7 @@ class DDPMUNet(nn.Module):
 
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
         x, crop = pad_to_multiple(x, self.multiple)
-        if label is None and self.classes is not None:  # nobody said: 'not told'
-            label = torch.full_like(c_noise, self.classes, dtype=torch.int64)
+        label = or_not_told(label, c_noise, self.classes)
         with torch.autocast(x.device.type, enabled=False):  # step numbers need more digits than bfloat16 has
             emb = self.time(sinusoidal(c_noise, self.width))  # (B, 4 width)
             emb = F.silu(emb if self.label is None else emb + self.label(label))

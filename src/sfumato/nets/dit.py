@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .blocks import pad_to_multiple
+from .blocks import or_not_told, pad_to_multiple
 from .conditions import Condition
 from .init import patches, small, xavier, zero
 
@@ -104,8 +104,7 @@ class DiT(nn.Module):
 
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
         x, crop = pad_to_multiple(x, self.patch)
-        if label is None and self.classes is not None:  # nobody said: 'not told'
-            label = torch.full_like(c_noise, self.classes, dtype=torch.int64)
+        label = or_not_told(label, c_noise, self.classes)
         emb = self.embedding(c_noise, label)  # (B, width)
         h = self.enter(x)  # (B, width, H / patch, W / patch)
         rows, columns = h.shape[2:]

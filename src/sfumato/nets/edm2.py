@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .blocks import pad_to_multiple
+from .blocks import or_not_told, pad_to_multiple
 from .conditions import Condition
 from .init import normal, silent
 
@@ -228,8 +228,7 @@ class EDM2UNet(nn.Module):
         if self.training:  # not in a compiled graph, whose backward pass may read weights as they were before
             torch.compiler.disable(force)(self)
         x, crop = pad_to_multiple(torch.cat((x, torch.ones_like(x[:, :1])), 1), self.multiple)
-        if label is None and self.classes is not None:  # nobody said: 'not told'
-            label = torch.full_like(c_noise, self.classes, dtype=torch.int64)
+        label = or_not_told(label, c_noise, self.classes)
         emb = self.embedding(c_noise, label)  # (B, max(mults) width)
         h = self.enter(x)  # (B, width, H, W)
         states = [h]

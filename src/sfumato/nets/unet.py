@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .blocks import GroupNorm, pad_to_multiple
+from .blocks import GroupNorm, attend, groups, or_not_told, pad_to_multiple
 from .conditions import Condition
 from .init import zero
 
@@ -52,10 +52,10 @@ class Block(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, emb_width: int, dropout: float):
         super().__init__()
-        self.norm1 = GroupNorm(_groups(in_channels), in_channels)
+        self.norm1 = GroupNorm(groups(in_channels), in_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.affine = nn.Linear(emb_width, 2 * out_channels)
-        self.norm2 = GroupNorm(_groups(out_channels), out_channels)
+        self.norm2 = GroupNorm(groups(out_channels), out_channels)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = zero(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.skip = nn.Conv2d(in_channels, out_channels, 1) if in_channels != out_channels else nn.Identity()
@@ -73,15 +73,12 @@ class Attention(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.heads = math.gcd(channels, max(1, channels // 64))
-        self.norm = GroupNorm(_groups(channels), channels)
+        self.norm = GroupNorm(groups(channels), channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = zero(nn.Conv2d(channels, channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        qkv = self.qkv(self.norm(x)).flatten(2)  # (B, 3C, HW)
-        q, k, v = qkv.unflatten(1, (3, self.heads, -1)).transpose(-1, -2).unbind(1)  # (B, heads, HW, C / heads)
-        h = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2)  # (B, heads, C / heads, HW)
-        return x + self.out(h.reshape(x.shape))
+        return x + self.out(attend(self.qkv(self.norm(x)), self.heads))
 
 
 class Stage(nn.Module):
@@ -161,7 +158,7 @@ class UNet(nn.Module):
                 current = width * mult
             if level > 0:
                 self.ups.append(nn.Conv2d(current, current, 3, padding=1))
-        self.norm = GroupNorm(_groups(current), current)
+        self.norm = GroupNorm(groups(current), current)
         self.leave = zero(nn.Conv2d(current, outputs * channels * patch**2, 3, padding=1))
 
     def forward(
@@ -173,8 +170,7 @@ class UNet(nn.Module):
         augment_given: Tensor | None = None,
     ) -> Tensor:
         x, crop = pad_to_multiple(x, self.multiple)
-        if label is None and self.classes is not None:  # nobody said: 'not told'
-            label = torch.full_like(c_noise, self.classes, dtype=torch.int64)
+        label = or_not_told(label, c_noise, self.classes)
         if augment is not None and augment_given is not None:
             augment = augment * augment_given[:, None]
         emb = self.embedding(c_noise, label, augment)  # (B, 4 width)
@@ -192,8 +188,3 @@ class UNet(nn.Module):
                 h = up(F.interpolate(h, scale_factor=2.0, mode="nearest"))
         h = self.leave(F.silu(self.norm(h)))  # (B, kC patch^2, H / patch, W / patch)
         return F.pixel_shuffle(h, self.patch)[..., *crop]  # (B, kC, H, W)
-
-
-def _groups(channels: int) -> int:
-    """Groups of at least 4 channels, at most 32 of them, that divide evenly."""
-    return math.gcd(channels, min(32, max(1, channels // 4)))
