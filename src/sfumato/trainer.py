@@ -1,7 +1,7 @@
 """From pictures and a Config to a trained run: what `sfumato train` and `sfumato.train` share."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +185,8 @@ def train(
     with run.locked():
         for reason in (*said, *plan.reasons):
             say(reason)
+        if run.started:
+            refuse_changes(run, plan.config)
         torch.manual_seed(asked.seed)  # the initial weights
         built = build_net(plan.config, plan.facts, net)
         if parent is not None and not run.started:
@@ -197,16 +199,13 @@ def train(
         say(f"{plan.config.net}: {nets.parameters(built):,} parameters.")
         if plan.config.accumulate > 1 and any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in built.modules()):
             say("This network normalises over the batch: working through it in parts changes its statistics, and the result.")
-        if run.started:
-            refuse_changes(run, plan.config)
         placement = _placed(plan, run, built, place, say)
         say(f"{placement} on {machine(place)}.")
         chosen = msgspec.structs.replace(plan.facts, machine=machine(place), **placement.kept())
-        told = lambda config: msgspec.structs.replace(config, c_noise=config.c_noise or made_for(built, schedule))
-        plan.config = told(msgspec.structs.replace(plan.config, facts=chosen))
+        c_noise = plan.config.c_noise or made_for(built, schedule)
+        plan.config = msgspec.structs.replace(plan.config, facts=chosen, c_noise=c_noise)
         if run.started:
-            plan.config = resumed(told(run.config()), plan.config, say)
-            placement = Placement.of(place, plan.facts)
+            plan.config = resumed(run.config(), plan.config, say)
         trial = lambda: measured_speed(_trial(plan, built), built, placement, _at_once(plan, place), 3.0)
         plan.config = budget(plan.config, trial)
         return _fit(plan, run, built, placement, watchers, say)
@@ -252,7 +251,7 @@ def _fit(plan: Plan, run: Run, net: nn.Module, placement: Placement, watchers: W
         strip = lambda weights: assemble(weights, config, placement).strip(steps=min(config.sampling_steps, MOST_STEPS))
         everyone.append(watch.Strips(strip, run.strip, config.strip_every))
     if config.posthoc:
-        everyone.append(watch.Snapshots(run.averages, max(config.batch, (config.images or 0) // config.posthoc)))
+        everyone.append(watch.Snapshots(run.averages, max(config.batch, (config.images or 0) // config.posthoc), config.batch))
     plateau = Plateau(run.records)
     if config.stop_when == "plateau":
         everyone.append(plateau)
@@ -283,13 +282,9 @@ def refuse_changes(run: Run, new: Config) -> None:
 
 
 def resumed(old: Config, new: Config, say: Say) -> Config:
-    """The config that a run goes on with: where it was placed on this machine it stays, so that it goes on bit for bit."""
+    """The config that a run goes on with: the new one, but for where its pictures were, and its budget unless that changes."""
     facts = msgspec.structs.replace(new.facts, data=old.facts.data) if old.facts and new.facts else new.facts
-    if old.facts and facts and facts.machine == old.facts.machine:
-        facts = msgspec.structs.replace(facts, channels_last=old.facts.channels_last, by_layer=old.facts.by_layer)
-    if new.precision == "auto" and old.facts and facts:
-        facts = msgspec.structs.replace(facts, precision=old.facts.precision)
-    elif old.facts and facts and facts.precision != old.facts.precision:
+    if old.facts and facts and facts.precision != old.facts.precision:
         say(f"Precision changes from {old.facts.precision} to {facts.precision}: the run goes on, but no longer bit for bit.")
     same_budget = all(getattr(new, n) in (None, getattr(old, n)) for n in BUDGET)
     kept = {n: getattr(old, n) for n in BUDGET} if same_budget else {}
@@ -301,11 +296,17 @@ def _short(value: Any) -> str:
 
 
 def _placed(plan: Plan, run: Run, net: nn.Module, place: torch.device, say: Say) -> Placement:
-    """Where a run is trained: as it was before on this machine, else as is measured to be the fastest."""
-    asked, facts = plan.config.precision, run.config().facts if run.started else None
-    if facts is not None and facts.machine == machine(place) and asked in ("auto", facts.precision):
-        return Placement.of(place, facts)
-    return choose_placement(_trial(plan, net), net, place, asked, _signature(plan), say)
+    """Where a run is trained: as is measured to be the fastest, or as before, so that it goes on bit for bit.
+
+    A run that is gone on with keeps its precision unless another is asked for, and on the same machine its layout.
+    """
+    asked, before = plan.config.precision, run.config().facts if run.started else None
+    if before is not None and before.machine == machine(place):
+        found = Placement.of(place, before)
+    else:
+        found = choose_placement(_trial(plan, net), net, place, asked, _signature(plan), say)
+    precision = found.precision if before is None else before.precision if asked == "auto" else asked
+    return replace(found, precision=precision)
 
 
 def _trial(plan: Plan, net: nn.Module) -> Callable[[nn.Module, Placement], None]:
