@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..training.watch import still
+
 EVERY = 10.0  # seconds between lines where there is no terminal
 
 
@@ -39,8 +41,7 @@ def stages(console: Console) -> Iterator[Callable[[str], Callable[[int, int], No
                 bar.update(task, completed=done, total=total, rate=f"{rate:.3g}/s")
                 if not console.is_terminal and now - told > EVERY:
                     told, left = now, (total - done) / max(1e-9, rate)
-                    minutes = f"{int(left // 60)} min {int(left % 60)} s left"
-                    console.print(f"{what}: {done:,} of {total:,}  {rate:.3g}/s  {minutes}", markup=False)
+                    console.print(f"{what}: {done:,} of {total:,}  {rate:.3g}/s  {still(left)}", markup=False)
 
             return show
 

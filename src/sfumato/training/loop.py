@@ -113,14 +113,14 @@ def train(
             average.update(state.net, state.images, config.batch)
         tell("step")
 
-        if _crossed(state.images, config.batch, log_every) or state.images >= budget:
+        if crossed(state.images, config.batch, log_every) or state.images >= budget:
             refuse_nonfinite(state, config)
             record = {"images": state.images, "lr": rate, "grad_norm": state.grad_norm.item(), **averages(state)}
-            if _crossed(state.images, config.batch, 8 * log_every) or state.images >= budget:
+            if crossed(state.images, config.batch, 8 * log_every) or state.images >= budget:
                 record["held_out_loss"] = held_out_loss(config, state, held_out, stream)
             tell("log", record | clock.lap(state.images))
         every = config.checkpoint_every
-        if (_crossed(state.images, config.batch, every) if every else clock.checkpoint_due()) and state.images < budget:
+        if (crossed(state.images, config.batch, every) if every else clock.checkpoint_due()) and state.images < budget:
             keep()
             tell("checkpoint")
     keep()
@@ -281,7 +281,7 @@ class _Clock:
         return due
 
 
-def _crossed(images: int, batch: int, every: int) -> bool:
+def crossed(images: int, batch: int, every: int) -> bool:
     """Whether the last step passed a multiple of `every`."""
     return images // every > (images - batch) // every
 

@@ -44,7 +44,7 @@ class Muon(torch.optim.Optimizer):
     ):
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         rest = [p for group in self.param_groups for p in group["params"] if not is_matrix(p)]
-        self.rest = torch.optim.AdamW(rest, lr, betas, weight_decay=weight_decay, fused=True) if rest else None
+        self.rest = adamw(rest, lr, betas=betas, weight_decay=weight_decay) if rest else None
         if self.rest is not None:
             self.rest.state = self.state  # one record of all moments
 

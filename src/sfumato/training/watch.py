@@ -14,7 +14,7 @@ from torch import nn
 from .. import picture
 from . import checkpoint
 from .ema import tensors
-from .loop import Event, Watcher
+from .loop import Event, Watcher, crossed
 
 
 class Log:
@@ -83,14 +83,18 @@ class Bar:
             if not self.console.is_terminal and time.perf_counter() - self.last_line > 10:
                 self.last_line = time.perf_counter()
                 left = max(0, event.budget - images) / max(self._rate(images), 1e-9)
-                minutes = f"{int(left // 60)} min {int(left % 60)} s left"
-                self.say(f"{images:,} of {event.budget:,} images  {self._text(images)}  {minutes}")
+                self.say(f"{images:,} of {event.budget:,} images  {self._text(images)}  {still(left)}")
 
     def _rate(self, images: int) -> float:
         return (images - self.first) / max(1e-9, time.perf_counter() - self.started)
 
     def _text(self, images: int) -> str:
         return "  ".join(part for part in (self.loss, self.held_out, f"{self._rate(images):.3g} images/s") if part)
+
+
+def still(seconds: float) -> str:
+    """How much time is left, as it stands at the end of a line."""
+    return f"{int(seconds // 60)} min {int(seconds % 60)} s left"
 
 
 class Share:
@@ -179,13 +183,10 @@ class Strips:
 class Snapshots:
     """A watcher that writes down the averages that are kept, `every` so many images and at the end."""
 
-    def __init__(self, folder: Path, every: int):
-        self.folder, self.every, self.written = folder, every, 0
+    def __init__(self, folder: Path, every: int, batch: int):
+        self.folder, self.every, self.batch = folder, every, batch
 
     def __call__(self, event: Event) -> None:
         state = event.state
-        if event.kind == "start":
-            self.written = state.images // self.every
-        elif event.kind == "step" and (state.images // self.every > self.written or state.images >= event.budget):
-            self.written = state.images // self.every
+        if event.kind == "step" and (crossed(state.images, self.batch, self.every) or state.images >= event.budget):
             checkpoint.save(self.folder, state.images, {name: tensors(kept.net) for name, kept in state.averages.items()}, {})
