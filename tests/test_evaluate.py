@@ -156,10 +156,13 @@ def test_what_was_drawn_is_not_drawn_again(run, tmp_path, monkeypatch):
     np.testing.assert_array_equal(more.labels, model.label_numbers(None, torch.arange(90), 0).numpy())
     assert more.mean == pytest.approx(more.features.mean(), rel=1e-6)
     assert more.deviation == pytest.approx(more.features.std(), rel=1e-6)
-    for other in ({"steps": 1}, {"guidance": 2.0}):  # other samples, other files
+    worse = lambda: {"guidance": 2.0, "worse": sfumato.load(run)}  # the same, opened twice
+    for other in ({"steps": 1}, {"guidance": 2.0}, worse()):  # other samples, other files
         before = len(asked)
         drawn(model, flat, "flat", 20, 0, tmp_path, **other)
         assert len(asked) == before + 1
+    drawn(model, flat, "flat", 20, 0, tmp_path, **worse())
+    assert len(asked) == before + 1
 
 
 def test_those_who_ask_together_share_the_work(run, tmp_path, monkeypatch):

@@ -41,6 +41,9 @@ class Model:
     notes: tuple[str, ...] = ()
     evaluations: int = field(default=0, init=False)  # of the network, for each sample of the last call of `sample`
 
+    def __str__(self) -> str:
+        return f"{self.path} after {self.images:,} images"
+
     @property
     def facts(self) -> Facts:
         assert self.config.facts is not None
