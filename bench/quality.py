@@ -25,16 +25,13 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-import numpy as np
+from _judge import Judge
 from _side_by_side import heading
 
 import sfumato
 from sfumato import trainer
 from sfumato.commands.chosen import Choices, read
 from sfumato.config import Config, with_options
-from sfumato.judge.drawn import drawn
-from sfumato.judge.features import Features, extract, features, reference
-from sfumato.judge.metrics.measures import distances
 from sfumato.run import Run
 from sfumato.training import loop
 
@@ -77,19 +74,11 @@ def trained(data: str, out: Path, name: str, flags: str, minutes: list[float]) -
     return {float(each): (run, images) for each, images in json.loads(known.read_text()).items()}
 
 
-def judged(run: Run, images: int, seen: Features, there: np.ndarray, samples: int, steps: int) -> dict[str, Any]:
-    """Distances of the samples of one checkpoint, and the seconds that drawing them took."""
-    model = sfumato.load(run, at=images)
+def judged(judge: Judge, run: Run, images: int, samples: int, steps: int) -> dict[str, float]:
+    """Distance of the samples of one checkpoint, and the seconds that drawing them took."""
     begun = time.perf_counter()
-    made = drawn(
-        model, lambda part: extract(seen, part, model.codec), seen.name, samples, 0, run.path / "evaluation",
-        steps=steps, solver="dpmpp_2m",
-    )  # fmt: skip
-    return {"seconds": round(time.perf_counter() - begun, 1), **told(made.features, there)}
-
-
-def told(found: np.ndarray, there: np.ndarray) -> dict[str, Any]:
-    return {each.name: [each.value, each.low, each.high] for each in distances(found, there)}
+    made = judge.drawn(sfumato.load(run, at=images), samples, steps=steps, solver="dpmpp_2m")
+    return {"seconds": round(time.perf_counter() - begun, 1), **judge.distance(made.features)}
 
 
 def main() -> None:
@@ -103,15 +92,13 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     print(heading())
-    plan = trainer.prepare(args.data, Config())
-    seen = features("own", plan)
-    there = reference(seen, plan, held_out=True)
-    floor = told(reference(seen, plan, n=args.samples), there)
-    print(f"{seen.about} {len(there):,} held-out pictures.")
+    judge = Judge(trainer.prepare(args.data, Config()))
+    floor = judge.distance(judge.floor(args.samples))
+    print(judge.about)
     rows = []
     for name, flags in (each.split("=", 1) for each in args.runs):
         for minutes, (run, images) in trained(args.data, args.out, name, flags, args.minutes).items():
-            found = judged(run, images, seen, there, args.samples, args.steps)
+            found = judged(judge, run, images, args.samples, args.steps)
             rows.append({"name": name, "flags": flags, "minutes": minutes, "images": images, **found})
             print(json.dumps(rows[-1]), flush=True)
     with open(args.out / "quality.jsonl", "w") as file:
@@ -126,12 +113,12 @@ def shown(rows: list[dict[str, Any]], floor: dict[str, Any], path: Path) -> None
     print("| minutes | " + " | ".join(names) + " |\n|" + "---|" * (1 + len(names)))
     at = {(row["name"], row["minutes"]): row for row in rows}
     for each in minutes:
-        cells = [f"{at[name, each]['frechet'][0]:.3g} ({at[name, each]['images']:,} images)" for name in names]
+        cells = [f"{at[name, each]['distance']:.3g} ({at[name, each]['images']:,} images)" for name in names]
         print(f"| {each:g} | " + " | ".join(cells) + " |")
     for name in names:
         mine = [row for row in rows if row["name"] == name]
-        axes.plot([row["minutes"] for row in mine], [row["frechet"][0] for row in mine], marker="o", label=name)
-    axes.axhline(floor["frechet"][0], color="gray", linestyle=":", label="as many training pictures")
+        axes.plot([row["minutes"] for row in mine], [row["distance"] for row in mine], marker="o", label=name)
+    axes.axhline(floor["distance"], color="gray", linestyle=":", label="as many training pictures")
     axes.set(xscale="log", yscale="log", xlabel="minutes of training", ylabel="Fréchet distance to held-out pictures")
     axes.set_xticks(minutes, [f"{each:g}" for each in minutes], minor=False)
     axes.legend()
