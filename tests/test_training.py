@@ -126,6 +126,12 @@ def test_learning_rate():
     assert loop.learning_rate(config, 10_000) == pytest.approx(0)
     constant = checked(Config(images=10_000, lr=2.0, warmup=0, rate="constant"))
     assert {loop.learning_rate(constant, i) for i in (0, 5000, 9999)} == {2.0}
+    falling = checked(Config(images=10_000, lr=2.0, warmup=0, rate="inverse_sqrt:after=1000"))
+    assert [loop.learning_rate(falling, i) for i in (0, 1000, 4000, 9000)] == pytest.approx([2.0, 2.0, 1.0, 2 / 3])
+    longer = checked(Config(images=100_000, lr=2.0, warmup=0, rate="inverse_sqrt:after=1000"))
+    assert loop.learning_rate(longer, 9000) == loop.learning_rate(falling, 9000)  # the end need not be known
+    by_rule = checked(Config(images=15_000, lr=2.0, warmup=0, rate="inverse_sqrt"))
+    assert loop.learning_rate(by_rule, 4000) == pytest.approx(1.0)
 
 
 def stream(**options):

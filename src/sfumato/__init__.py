@@ -25,7 +25,7 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "config", "data", "denoisers", "disk", "draws", "errors", "few", "flags", "guides", "interop", "judge", "losses", "model",
-    "nets", "picture", "recipes", "run", "samplers", "schedules", "spec", "toy", "trainer", "training",
+    "nets", "picture", "rates", "recipes", "run", "samplers", "schedules", "spec", "toy", "trainer", "training",
 }  # fmt: skip
 
 

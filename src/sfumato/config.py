@@ -16,6 +16,7 @@ from .denoisers import C_NOISE, ROWS
 from .errors import UserError, unknown
 from .flags import CHOICE, COUNT, ENDS, NUMBER, SIZE, TIME, WINDOW
 from .losses import DISTANCES, WEIGHTS
+from .rates import RATES
 from .samplers import SOLVERS
 from .spec import Spec, choose, make
 
@@ -126,8 +127,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Parts that a batch is worked through in, one after another, to save memory."""
     lr: Positive = 1e-3
     """Learning rate."""
-    rate: str = "cosine"
-    """How the rate goes on after the warm-up: cosine (to 0 at the end), staircase (that, epoch by epoch), constant."""
+    rate: Choice = Spec("cosine")
+    """How it goes on after the warm-up: cosine (to 0 at the end), staircase (by epoch), inverse_sqrt:after=500_000, constant."""
     warmup: MaybeZero = None
     """Images over which the rate rises from 0; a fiftieth of the budget unless said."""
     optimizer: Choice = Spec("adamw")
@@ -192,7 +193,6 @@ _TABLES: dict[str, tuple[str, Iterable[str]]] = {
     "precision": ("precision", ("auto", "float32", "bfloat16")),
     "best": ("measure of the best checkpoint called", ("loss", "kernel")),
     "stop_when": ("reason to stop called", ("plateau",)),
-    "rate": ("rate", ("cosine", "staircase", "constant")),
     "fit": ("fit", ("crop", "pad", "stretch")),
 }
 _SPECS: dict[str, tuple[str, Mapping[str, Callable]]] = {
@@ -200,6 +200,7 @@ _SPECS: dict[str, tuple[str, Mapping[str, Callable]]] = {
     "weight": ("weight", WEIGHTS),
     "distance": ("distance", DISTANCES),
     "times": ("density of training times", schedules.DENSITIES),
+    "rate": ("rate", RATES),
     "solver": ("solver", SOLVERS),
 }
 

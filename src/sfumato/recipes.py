@@ -27,7 +27,7 @@ def _account(steps: int, **more: Any) -> Config:
         weight=Spec("simple"),
         times=Spec("steps"),
         lr=1e-3,
-        rate="constant",
+        rate=Spec("constant"),
         warmup=0,
         optimizer=Spec("adam", betas=(0.9, 0.999)),
         clip=None,
@@ -67,7 +67,7 @@ def cars() -> Config:
 def fashion_mnist() -> Config:
     """Clothes in gray at 28 pixels: a 3M-parameter ConvNeXt U-Net with attention, T = 200, smooth L1, batch 16, 10 epochs."""
     clothes: dict[str, Any] = dict(size=(28, 28), channels=1, weight=Spec("p2", g=0.0), distance=Spec("huber", beta=1.0))
-    rates: dict[str, Any] = dict(lr=1e-4, rate="staircase")
+    rates: dict[str, Any] = dict(lr=1e-4, rate=Spec("staircase"))
     return _account(200, **clothes, **rates, net=Spec("convnext_unet"), batch=16, epochs=10.0)
 
 

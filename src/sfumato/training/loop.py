@@ -1,7 +1,6 @@
 """The training loop, on one screen: draw, noise, predict, weigh, step, average, log, save."""
 
 import contextlib
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from ..config import Config
 from ..data import Images
 from ..denoisers import Denoiser
 from ..errors import UserError
+from ..rates import RATES
 from ..schedules import DENSITIES, Schedule
 from ..spec import Spec, choose
 from . import checkpoint, posthoc
@@ -141,18 +141,11 @@ def times(density: Spec, denoiser: Denoiser, u: Tensor) -> Tensor:
 
 
 def learning_rate(config: Config, images: int) -> float:
-    """The rate of the step that begins after so many images: a linear warm-up, then a cosine to 0, or constant.
-
-    A staircase is the cosine as it was when the epoch began.
-    """
-    budget = config.images or 1
+    """The rate of the step that begins after so many images: a linear warm-up, times what the rule says."""
+    budget, epoch = config.images or 1, config.facts.train if config.facts else 1
     warmup = budget // 50 if config.warmup is None else config.warmup
-    rate = config.lr * min(1.0, (images + config.batch) / warmup) if warmup else config.lr
-    if config.rate == "staircase" and config.facts is not None:
-        images = images // config.facts.train * config.facts.train
-    if config.rate != "constant":
-        rate *= 0.5 + 0.5 * math.cos(math.pi * min(1.0, images / budget))
-    return rate
+    risen = min(1.0, (images + config.batch) / warmup) if warmup else 1.0
+    return config.lr * risen * choose(RATES, config.rate, "rate")(images, budget, epoch)
 
 
 def tally(state: State, loss: Tensor, t: Tensor) -> None:
