@@ -14,7 +14,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from sfumato import trainer
+from sfumato import defaults, trainer
 from sfumato.config import Config, build_schedule, with_options
 from sfumato.data import AffineCodec
 from sfumato.nets import Condition
@@ -103,7 +103,7 @@ def trained(folder, data="digits", network=Mine, ramp=0.05, **options):
     """What `doctor.examine` is given of a run trained as `sfumato.train` does, without pictures on the way."""
     config = with_options(Config(), SMALL | options)
     plan = trainer.prepare(data, config, nn.Identity())
-    config = msgspec.structs.replace(trainer.budget(plan.config, lambda: 0.0), c_noise="log_snr")
+    config = msgspec.structs.replace(defaults.budget(plan.config, lambda: 0.0), c_noise="log_snr")
     run, facts = Run.of(folder), config.facts
     torch.manual_seed(0)
     net = network(facts.shape, len(facts.label_names) if facts.label_names else None)

@@ -353,7 +353,7 @@ def test_the_speed_is_measured_unless_told_otherwise(few, capsys, monkeypatch):
 
 def test_an_estimate_counts_the_pictures_that_were_worked_through(monkeypatch):
     plan = trainer.prepare(
-        noise(30).transpose(0, 2, 3, 1), trainer.settled(Config(batch=128, accumulate=4, net="unet:width=8"))
+        noise(30).transpose(0, 2, 3, 1), trainer.validated(Config(batch=128, accumulate=4, net="unet:width=8"))
     )
     steps = []
     monkeypatch.setattr(trainer, "measured_speed", lambda step, net, placement, images, seconds: steps.append(images) or 100.0)

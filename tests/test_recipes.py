@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import sfumato
-from sfumato import data, nets, recipes, trainer
+from sfumato import data, defaults, nets, recipes, trainer
 from sfumato.cli import main
 from sfumato.config import build_schedule, checked
 from sfumato.data.cut import Cut
@@ -99,7 +99,7 @@ def test_a_budget_takes_the_place_of_the_recipes_own():
 
 def test_the_staircase_is_the_cosine_at_the_beginning_of_each_epoch():
     plan = trainer.prepare("digits", checked(recipes.recipe("fashion-mnist")))
-    config = trainer.budget(plan.config, lambda: 0.0)
+    config = defaults.budget(plan.config, lambda: 0.0)
     smooth = msgspec.structs.replace(config, rate=Spec("cosine"))
     train, starts = config.facts.train, range(0, config.images, config.facts.train)
     for epoch, start in enumerate(starts):

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULES = {
-    "config", "data", "denoisers", "disk", "draws", "errors", "few", "flags", "guides", "interop", "judge", "losses", "model",
-    "nets", "picture", "rates", "recipes", "run", "samplers", "schedules", "spec", "toy", "trainer", "training",
+    "config", "data", "defaults", "denoisers", "disk", "draws", "errors", "few", "flags", "guides", "interop", "judge",
+    "losses", "model", "nets", "picture", "rates", "recipes", "run", "samplers", "schedules", "spec", "toy", "trainer",
+    "training",
 }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ the run began. Together they are `config.json`, and all that is needed to rebuil
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints, overload
 
 import msgspec
 from tyro.conf import DisallowNone, Suppress
@@ -27,6 +27,7 @@ Count = Annotated[int, msgspec.Meta(ge=1), COUNT]
 MaybeCount = Annotated[Annotated[int, msgspec.Meta(ge=1)] | None, COUNT]
 MaybeZero = Annotated[Annotated[int, msgspec.Meta(ge=0)] | None, COUNT]
 Seconds = Annotated[Annotated[float, msgspec.Meta(gt=0, le=1e12)] | None, TIME]
+MaybeChoice = Annotated[Spec | None, CHOICE]
 MaybePositive = Annotated[Annotated[float, msgspec.Meta(gt=0, le=1e12)] | None, NUMBER]
 Channels = Annotated[Annotated[int, msgspec.Meta(ge=1, le=64)] | None, COUNT]
 Side = Annotated[int, msgspec.Meta(ge=4, le=1024)]
@@ -98,8 +99,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     held_out: Annotated[float, msgspec.Meta(ge=0, le=0.2), NUMBER] = 0.05
     """Share of the pictures held out where the data has no test folder, at most 0.2 (but at least 64 pictures); 0: none."""
 
-    net: Choice = Spec("unet")
-    """Network, as in unet:width=96,dropout=0.1."""
+    net: MaybeChoice = None
+    """Network, as in unet:width=96,dropout=0.1; by a printed rule unless said."""
     schedule: Choice = Spec("edm")
     """Noise schedule, as in linear:steps=1000."""
     shift: Positive = 1.0
@@ -121,14 +122,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     label_dropout: Share = 0.1
     """Share of the pictures whose label is withheld, so that guidance works."""
 
-    batch: Count = 128
-    """Pictures in one step."""
+    batch: MaybeCount = None
+    """Pictures in one step; by a printed rule unless said."""
     accumulate: Count = 1
     """Parts that a batch is worked through in, one after another, to save memory."""
-    lr: Positive = 1e-3
-    """Learning rate."""
+    lr: MaybePositive = None
+    """Learning rate; by a printed rule unless said."""
     rate: Choice = Spec("cosine")
-    """How it goes on after the warm-up: cosine (to 0 at the end), staircase (by epoch), inverse_sqrt:after=500_000, constant."""
+    """How it goes on after the warm-up: cosine (to 0 at the end), staircase (by epoch), inverse_sqrt or constant."""
     warmup: MaybeZero = None
     """Images over which the rate rises from 0; a fiftieth of the budget unless said."""
     optimizer: Choice = Spec("adamw")
@@ -180,6 +181,17 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     schema: Suppress[int] = SCHEMA
 
 
+class Settled(Config, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A Config in which nothing is left to a rule but the budget: what a network is trained by, and what a run keeps."""
+
+    net: Choice
+    batch: Count
+    lr: Positive
+
+
+C = TypeVar("C", bound=Config)
+
+
 # Fields that may change when a run is resumed; all others decide the trajectory or the model.
 BUDGET = ("images", "epochs", "steps", "time")
 FREE = (
@@ -210,12 +222,20 @@ def builtins(config: Config) -> dict[str, Any]:
     return msgspec.to_builtins(config, enc_hook=lambda value: value.builtins())
 
 
-def checked(config: Config | dict[str, Any]) -> Config:
+@overload
+def checked(config: Config | dict[str, Any], kind: type[C]) -> C: ...
+@overload
+def checked(config: C) -> C: ...
+@overload
+def checked(config: dict[str, Any]) -> Config: ...
+def checked(config: Config | dict[str, Any], kind: type[Config] | None = None) -> Config:
     """A Config whose bounds and names have been checked, from a Config or from its JSON form; raises UserError.
 
+    kind    Config or Settled; that of the config unless said
     Values may also stand as text, as they are typed: images="500k", size="64x128" or 64, net="unet:width=96".
     """
-    config = convert(flags.read(Config, builtins(config) if isinstance(config, Config) else config))
+    kind = kind or (type(config) if isinstance(config, Config) else Config)
+    config = convert(flags.read(Config, builtins(config) if isinstance(config, Config) else config), kind)
     if config.schema > SCHEMA:
         raise UserError(f"This run was written by a newer version (schema {config.schema}, known is {SCHEMA}); upgrade.")
     for name, (what, names) in _TABLES.items():
@@ -227,25 +247,25 @@ def checked(config: Config | dict[str, Any]) -> Config:
     stored = config.facts is not None  # a run keeps what was typed beside the images that it became
     if len(given) > 1 and not (stored and "images" in given and len(given) == 2):
         raise UserError(f"One budget is enough; found {' and '.join(given)}.")
-    if config.accumulate > config.batch:
+    if config.batch is not None and config.accumulate > config.batch:
         raise UserError(f"A batch of {config.batch} cannot be worked through in {config.accumulate} parts.")
     return config
 
 
-def convert(raw: dict[str, Any]) -> Config:
-    """The Config of a JSON form, its types and bounds checked; raises UserError."""
+def convert(raw: dict[str, Any], kind: type[C]) -> C:
+    """The Config or Settled of a JSON form, its types and bounds checked; raises UserError."""
     try:
-        return msgspec.convert(raw, Config, dec_hook=lambda _, value: Spec.of(value))
+        return msgspec.convert(raw, kind, dec_hook=lambda _, value: Spec.of(value))
     except msgspec.ValidationError as error:
         raise UserError(_plainly(str(error), raw)) from None
 
 
-def with_options(config: Config, options: Mapping[str, Any]) -> Config:
+def with_options(config: C, options: Mapping[str, Any]) -> C:
     """The config with other values in some fields, which may stand as text; raises UserError for fields there are not."""
     raw = builtins(config)
     for name in options.keys() - raw.keys():
         raise unknown("setting", name, raw)
-    return convert(flags.read(Config, raw | dict(options)))
+    return convert(flags.read(Config, raw | dict(options)), type(config))
 
 
 def _plainly(error: str, raw: dict[str, Any]) -> str:
@@ -281,12 +301,12 @@ def to_json(config: Config) -> str:
     return json.dumps(builtins(config), indent=2) + "\n"
 
 
-def from_json(text: str) -> Config:
-    """Raises UserError if the text is not a Config."""
+def from_json(text: str) -> Settled:
+    """The config of a run; raises UserError if the text is not one."""
     try:
         raw = json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(f"The file is not JSON: {error}.") from None
     if not isinstance(raw, dict):
         raise UserError("A config is a JSON object.")
-    return checked(raw)
+    return checked(raw, Settled)

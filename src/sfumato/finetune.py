@@ -7,7 +7,7 @@ import msgspec
 import numpy as np
 from torch import Tensor
 
-from .config import BUDGET, Config, Facts
+from .config import BUDGET, Config, Facts, Settled
 from .data import Images
 from .errors import UserError, unknown
 from .model import net_of
@@ -23,7 +23,7 @@ class Parent:
     """A trained run that another begins from."""
 
     run: Run
-    config: Config  # its network said in full
+    config: Settled  # its network said in full
 
     @classmethod
     def of(cls, path: "str | Path | Run") -> "Parent":

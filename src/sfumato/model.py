@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from . import draws, guides, nets, picture, samplers
-from .config import Config, Facts, build_schedule
+from .config import Facts, Settled, build_schedule
 from .data import AffineCodec
 from .denoisers import Denoiser, Denoises
 from .errors import UserError, unknown
@@ -35,7 +35,7 @@ class Model:
     """
 
     denoiser: Denoiser
-    config: Config
+    config: Settled
     path: Path | None = None
     images: int = 0
     notes: tuple[str, ...] = ()
@@ -284,7 +284,7 @@ class Placed(nn.Module):
             return self.net(self.placement.images(x), c_noise, **cond)
 
 
-def build_net(config: Config, facts: Facts, net: nn.Module | None = None) -> nn.Module:
+def build_net(config: Settled, facts: Facts, net: nn.Module | None = None) -> nn.Module:
     """The untrained network of a config, or one's own, with the labels of the data declared where it can take them.
 
     Raises UserError for options that it refuses, and if the config has it told of augmentation and it cannot be.
@@ -296,7 +296,7 @@ def build_net(config: Config, facts: Facts, net: nn.Module | None = None) -> nn.
     return make(nets.NETS, net_of(config, facts), "network", facts.shape[0])
 
 
-def net_of(config: Config, facts: Facts) -> Spec:
+def net_of(config: Settled, facts: Facts) -> Spec:
     """The network of a config with all that the data decides said; raises UserError as `build_net` does."""
     name, given = config.net.name, config.net.kw
     if name not in nets.NETS:
@@ -322,7 +322,7 @@ def _untold(what: str) -> UserError:
     )
 
 
-def assemble(net: nn.Module, config: Config, placement: Placement, path: Path | None = None, images: int = 0) -> Model:
+def assemble(net: nn.Module, config: Settled, placement: Placement, path: Path | None = None, images: int = 0) -> Model:
     """A Model around a network whose weights are already there."""
     facts = config.facts
     assert facts is not None

@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from .config import Config, from_json, to_json
+from .config import Settled, from_json, to_json
 from .disk import replace_text
 from .errors import UserError
 
@@ -121,13 +121,13 @@ class Run:
         patterns = ("samples/*-strip.png", "out/denoising-*.png", "out/*.gif")
         return sorted((path for each in patterns for path in self.path.glob(each)), key=os.path.getmtime, reverse=True)
 
-    def config(self) -> Config:
+    def config(self) -> Settled:
         try:
             return from_json((self.path / "config.json").read_text(errors="replace"))
         except UserError as error:
             raise UserError(f"{self.path / 'config.json'} cannot be read. {error}") from None
 
-    def write_config(self, config: Config) -> None:
+    def write_config(self, config: Settled) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
         replace_text(self.path / "config.json", to_json(config))
 

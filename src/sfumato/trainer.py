@@ -9,8 +9,8 @@ import msgspec
 import torch
 from torch import nn
 
-from . import draws, finetune, nets
-from .config import BUDGET, FREE, Config, Facts, build_schedule, builtins, checked
+from . import defaults, draws, finetune, nets
+from .config import BUDGET, FREE, Config, Facts, Settled, build_schedule, builtins, checked
 from .data import AffineCodec, Images, Source, gather, open_source, split
 from .data.cut import Cut
 from .data.gather import LARGEST, SMALL
@@ -21,7 +21,7 @@ from .model import MOST_STEPS, Model, assemble, build_net
 from .run import Run
 from .spec import Spec, make
 from .training import augment, checkpoint, loop, watch
-from .training.device import Placement, device_named, machine
+from .training.device import Placement, device_named, machine, usual
 from .training.device import choose as choose_placement
 from .training.device import speed as measured_speed
 from .training.ema import fill
@@ -32,15 +32,15 @@ from .training.stream import Stream
 
 Say = Callable[[str], None]
 Progress = Callable[[int, int], None]
+QUICK = 1e6  # images a second, where a choice that asks for a speed does not matter
 TRIED = 2**16  # pixels of a channel, at most, of the pictures that a CPU is measured with
-STEPS = 0.8  # of the time; a fifth is for the optimizer, the averages, the log, grids and checkpoints
 
 
 @dataclass
 class Plan:
     """A Config with every choice made, the pictures it is for, and why."""
 
-    config: Config
+    config: Settled
     train: Images
     held_out: Images
     reasons: list[str]
@@ -62,10 +62,15 @@ def prepare(
     net: nn.Module | None = None,
     progress: Progress | None = None,
     parent: finetune.Parent | None = None,
+    device: str | None = None,
+    measure: bool = False,
 ) -> Plan:
-    """Read the pictures, split them, and fill in what the config leaves to the data (all but the budget)."""
-    config = settled(config, net)
-    return _plan(data, opened(data, config), config, progress, parent)
+    """Read the pictures, split them, and choose what the config leaves open (all but the budget).
+
+    measure   the speed of networks on the device, where the choice depends on it; else all are taken to be fast
+    """
+    config = validated(config, net)
+    return _plan(data, opened(data, config), config, progress, parent, device_named(device) if measure else None)
 
 
 def opened(data: Any, config: Config) -> Source:
@@ -74,22 +79,27 @@ def opened(data: Any, config: Config) -> Source:
     return Cut(source, config.cut_bottom) if config.cut_bottom else source
 
 
-def settled(config: Config, net: nn.Module | None = None) -> Config:
+def validated(config: Config, net: nn.Module | None = None) -> Config:
     """The config after all checks that need no data; raises UserError."""
     config = checked(config)
     if net is not None:
         config = msgspec.structs.replace(config, net=Spec("mine"))
-    else:
+    elif config.net is not None:
         with torch.device("meta"):  # the largest would take minutes to draw
             make(nets.NETS, config.net, "network", config.channels or 3)
-    make(OPTIMIZERS, config.optimizer, "optimizer", [torch.zeros(1, requires_grad=True)], config.lr)
+    make(OPTIMIZERS, config.optimizer, "optimizer", [torch.zeros(1, requires_grad=True)], config.lr or 1e-3)
     build_schedule(config)
     make(WEIGHTS, config.weight, "weight", torch.zeros(1), 0.5)
     return config
 
 
 def _plan(
-    data: Any, source: Source, config: Config, progress: Progress | None = None, parent: finetune.Parent | None = None
+    data: Any,
+    source: Source,
+    config: Config,
+    progress: Progress | None,
+    parent: finetune.Parent | None,
+    place: torch.device | None,
 ) -> Plan:
     keep = LARGEST if config.crop else SMALL  # windows are cut from pictures as they are
     images = gather(source, config.size, config.channels, config.fit, config.strict, keep, progress)
@@ -129,27 +139,16 @@ def _plan(
     c, h, w = facts.shape
     labels = f", {len(facts.label_names)} labels" if facts.label_names else ", no labels"
     reasons.append(f"{facts.train:,} pictures to train on, {facts.held_out:,} held out; {h}x{w}x{c} {codec.dtype}{labels}.")
-    return Plan(msgspec.structs.replace(config, facts=facts), train, held, reasons, images, source.kind)
+    config = msgspec.structs.replace(config, facts=facts)
 
+    def speed(candidate: Settled) -> float:
+        if place is None:
+            return QUICK
+        plan, net = Plan(candidate, train, held, reasons, images, source.kind), build_net(candidate, facts)
+        return measured_speed(_trial(plan, net), net, usual(place), _at_once(plan, place), 1.0)
 
-def budget(config: Config, speed: Callable[[], float]) -> Config:
-    """The config with its budget in images, whatever it was stated in; `speed()` measures images a second."""
-    facts = config.facts
-    assert facts is not None
-    if config.images is not None and config.images >= config.batch:
-        return config
-    if config.images is not None:
-        images = config.batch  # a step is always a whole batch
-    elif config.epochs is not None:
-        images = round(config.epochs * facts.train)
-    elif config.steps is not None:
-        images = config.steps * config.batch
-    elif config.time is not None:
-        images = int(STEPS * config.time * speed())
-    else:
-        images = min(max(60_000, 40 * facts.train), 1_000_000)
-    images = max(config.batch, images // config.batch * config.batch)
-    return msgspec.structs.replace(config, images=images)
+    chosen, why = defaults.settle(config, speed)
+    return Plan(chosen, train, held, [*reasons, *why], images, source.kind)
 
 
 def train(
@@ -173,7 +172,7 @@ def train(
     whatever a person can mend.
     """
     place = device_named(device)
-    asked = settled(config, net)
+    asked = validated(config, net)
     source = opened(data, asked)
     run = run or Run.of(f"runs/{source.name}-{recipe}")
     if run.started and (there := run.config().facts) is not None and there.train == 0:
@@ -181,7 +180,7 @@ def train(
             f"{run.path} holds imported weights, which can be drawn from but not trained on. Name another folder: --run NEW."
         )
     say(str(run.path))
-    plan = _plan(data, source, asked, reading, parent)
+    plan = _plan(data, source, as_begun(asked, run), reading, parent, place)
     with run.locked():
         for reason in (*said, *plan.reasons):
             say(reason)
@@ -207,7 +206,7 @@ def train(
         if run.started:
             plan.config = resumed(run.config(), plan.config, say)
         trial = lambda: measured_speed(_trial(plan, built), built, placement, _at_once(plan, place), 3.0)
-        plan.config = budget(plan.config, trial)
+        plan.config = defaults.budget(plan.config, trial)
         return _fit(plan, run, built, placement, watchers, say)
 
 
@@ -263,6 +262,12 @@ def _fit(plan: Plan, run: Run, net: nn.Module, placement: Placement, watchers: W
     return assemble(state.ema.net, config, placement, run.path, state.images)
 
 
+def as_begun(config: Config, run: Run) -> Config:
+    """The config with what it leaves to rules as a run that is gone on with was begun."""
+    left = [name for name in defaults.RULED if getattr(config, name) is None] if run.started else []
+    return msgspec.structs.replace(config, **{name: getattr(run.config(), name) for name in left})
+
+
 def refuse_changes(run: Run, new: Config) -> None:
     """Raise UserError if a run was begun on other pictures, or with settings that differ in more than budget, log, device."""
     old = run.config()
@@ -281,7 +286,7 @@ def refuse_changes(run: Run, new: Config) -> None:
         )
 
 
-def resumed(old: Config, new: Config, say: Say) -> Config:
+def resumed(old: Settled, new: Settled, say: Say) -> Settled:
     """The config that a run goes on with: the new one, but for where its pictures were, and its budget unless that changes."""
     facts = msgspec.structs.replace(new.facts, data=old.facts.data) if old.facts and new.facts else new.facts
     if old.facts and facts and facts.precision != old.facts.precision:
@@ -344,7 +349,7 @@ def _signature(plan: Plan) -> str:
 class Estimate:
     """What training by a plan would be, on one device."""
 
-    config: Config  # with its budget in images, unless that is a time and nothing was measured
+    config: Settled  # with its budget in images, unless that is a time and nothing was measured
     parameters: int
     precision: str  # the one measured, or what the config asks for
     machine: str
@@ -365,13 +370,13 @@ def estimate(plan: Plan, device: str | None = None, seconds: float = 3.0) -> Est
             recompute(net)
     parameters = nets.parameters(net)
     if not seconds:
-        known = config if config.time else budget(config, lambda: 0.0)
+        known = config if config.time else defaults.budget(config, lambda: 0.0)
         return Estimate(known, parameters, config.precision, machine(place), seconds=config.time)
     if place.type == "cpu":
-        placement = Placement(place, "float32" if config.precision == "auto" else config.precision)
+        placement = usual(place, config.precision)
     else:
         placement = choose_placement(_trial(plan, net), net, place, config.precision, _signature(plan))
     speed = measured_speed(_trial(plan, net), net, placement, _at_once(plan, place), seconds)
-    config = budget(config, lambda: speed)
-    needed = (config.images or 0) / (STEPS * speed)
+    config = defaults.budget(config, lambda: speed)
+    needed = (config.images or 0) / (defaults.STEPS * speed)
     return Estimate(config, parameters, placement.precision, machine(place), speed, needed)

@@ -44,7 +44,7 @@ def main(arguments: list[str]) -> int:
     device_named(args.device)
     console = Console(stderr=True)
     with stages(console) as stage:
-        plan = trainer.prepare(args.data, args.config, progress=stage("reading"))
+        plan = trainer.prepare(args.data, args.config, progress=stage("reading"), device=args.device, measure=not args.no_time)
         images, codec = plan.images, AffineCodec(**plan.facts.codec)
         found = survey(images, stage("counting"), codec)
         stage("timing a few steps")

@@ -59,11 +59,11 @@ def main(arguments: list[str]) -> int:
         raise UserError("--dry-run trains nothing, so there is nothing to launch. Type --print to see the scripts alone.")
     if args.samples < 1:
         raise UserError(f"samples does not fit: expected 1 or more, found {args.samples}.")
-    source = trainer.opened(args.data, trainer.settled(args.config))
+    source = trainer.opened(args.data, trainer.validated(args.config))
     name = chosen.label(args.recipe, args.faithful, parent, args.config)
     folder = Run.of(args.run or Path("runs", f"{source.name}-{name}")).path.absolute()
     if Run.of(folder).started:
-        trainer.refuse_changes(Run.of(folder), args.config)
+        trainer.refuse_changes(Run.of(folder), trainer.as_begun(args.config, Run.of(folder)))
     asked = {field.name: getattr(args, field.name) for field in dataclasses.fields(slurm.Ask)}
     full, words = absolute(args.data), slurm.apart(words, {"run", "from"})[1]
     words += [] if parent is None else ["--from", str(parent.run.path.absolute())]

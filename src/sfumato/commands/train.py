@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,7 +12,7 @@ import tyro
 from rich.console import Console
 from torch import nn
 
-from .. import nets, recipes, trainer
+from .. import defaults, nets, recipes, trainer
 from ..config import Config, builtins
 from ..finetune import Parent
 from ..judge import watching
@@ -42,12 +43,14 @@ class Arguments(Choices):
 def main(arguments: list[str]) -> int:
     args, parent = read(Arguments, arguments, "sfumato train", __doc__ or "")
     if args.dry_run:
-        plan = trainer.prepare(args.data, args.config, parent=parent)
-        config = plan.config if plan.config.time else trainer.budget(plan.config, lambda: 0.0)
+        plan = trainer.prepare(args.data, args.config, parent=parent, device=args.device, measure=True)
+        for reason in plan.reasons:
+            print(reason, file=sys.stderr)
+        config = plan.config if plan.config.time else defaults.budget(plan.config, lambda: 0.0)
         print(json.dumps(builtins(config), indent=2))
         return 0
     if args.trace_shapes or args.trace_layers:
-        plan = trainer.prepare(args.data, args.config, parent=parent)
+        plan = trainer.prepare(args.data, args.config, parent=parent, device=args.device, measure=True)
         rows = nets.trace(build_net(plan.config, plan.facts), plan.facts.shape)
         Console(highlight=False).print(nets.table(rows, whole=args.trace_layers))
         return 0

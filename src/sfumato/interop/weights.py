@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .. import nets
-from ..config import Config, Facts, build_schedule, checked
+from ..config import Facts, Settled, build_schedule, checked
 from ..data import AffineCodec
 from ..errors import UserError, unknown
 from ..run import Run
@@ -54,7 +54,7 @@ def import_weights(
     size: tuple[int, int] | None = None,
     predict: str = "noise",
     ends: tuple[float, float] | None = None,
-) -> Config:
+) -> Settled:
     """Make a run folder of a state_dict (.pt, read without running code, or .safetensors); returns its Config.
 
     Weights of `ddpm_unet` may also stand under the names of diffusers' UNet2DModel.
@@ -94,10 +94,12 @@ def import_weights(
         sigma_data=(high - low) / 4,  # not known; 0.5 is usual for pictures in [-1, 1]
     )
     config = checked(
-        Config(
+        Settled(
             size=(height, width),
             channels=channels,
             net=spec,
+            batch=128,  # this and the rate mean nothing: of its training nothing is known
+            lr=1e-3,
             schedule=Spec.of(schedule or Spec("linear", steps=steps)),
             predict=predict,
             facts=facts,

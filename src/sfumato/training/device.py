@@ -84,6 +84,11 @@ def device_named(name: str | None) -> torch.device:
     return device
 
 
+def usual(device: torch.device, asked: str = "auto") -> Placement:
+    """Where nothing has been measured yet: bfloat16 on accelerators, float32 on CPUs, unless another precision is asked for."""
+    return Placement(device, ("float32" if device.type == "cpu" else "bfloat16") if asked == "auto" else asked)
+
+
 def machine(device: torch.device) -> str:
     """What a measurement belongs to: processor, threads and torch version."""
     if device.type == "cuda":

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import draws, losses
-from ..config import Config
+from ..config import Settled
 from ..data import Images
 from ..denoisers import Denoiser
 from ..errors import UserError
@@ -68,7 +68,7 @@ Watcher = Callable[[Event], None]
 
 
 def train(
-    config: Config,
+    config: Settled,
     stream: Stream,
     held_out: Images,
     state: State,
@@ -129,7 +129,7 @@ def train(
     return state
 
 
-def loss_of(config: Config, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: dict[str, Any]) -> Tensor:
+def loss_of(config: Settled, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: dict[str, Any]) -> Tensor:
     """The loss of each picture, (B,), that a config asks for; see `losses.denoising_loss`."""
     terms = (config.weight, config.distance, config.variance_weight)
     return losses.denoising_loss(denoiser, x0, t, eps, *terms, **cond)
@@ -140,7 +140,7 @@ def times(density: Spec, denoiser: Denoiser, u: Tensor) -> Tensor:
     return choose(DENSITIES, density, "density of training times")(denoiser.schedule, u).clamp_max(denoiser.t_max)
 
 
-def learning_rate(config: Config, images: int) -> float:
+def learning_rate(config: Settled, images: int) -> float:
     """The rate of the step that begins after so many images: a linear warm-up, times what the rule says."""
     budget, epoch = config.images or 1, config.facts.train if config.facts else 1
     warmup = budget // 50 if config.warmup is None else config.warmup
@@ -166,7 +166,7 @@ def averages(state: State) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def held_out_loss(config: Config, state: State, images: Images, stream: Stream, count: int = 256) -> float | None:
+def held_out_loss(config: Settled, state: State, images: Images, stream: Stream, count: int = 256) -> float | None:
     """The loss of the averaged weights on pictures never trained on, at times and noise that never change."""
     count, placement = min(count, len(images)), stream.placement
     if count == 0:
@@ -187,7 +187,7 @@ def held_out_loss(config: Config, state: State, images: Images, stream: Stream, 
 # ---- saving and loading ----------------------------------------------------------------------------------------------
 
 
-def start(config: Config, net: nn.Module, schedule: Schedule, sigma_data: float, placement: Placement) -> State:
+def start(config: Settled, net: nn.Module, schedule: Schedule, sigma_data: float, placement: Placement) -> State:
     """The state before the first image; with the network moved to its place."""
     net = placement.net(net)
     denoiser = Denoiser(net, schedule, config.predict, config.c_noise, sigma_data)
@@ -201,7 +201,7 @@ def start(config: Config, net: nn.Module, schedule: Schedule, sigma_data: float,
     return state
 
 
-def save(folder: Path, config: Config, state: State, held_out: float | None = None) -> None:
+def save(folder: Path, config: Settled, state: State, held_out: float | None = None) -> None:
     """Write a checkpoint and remove those that are no longer kept; raises UserError rather than save what is not finite.
 
     held_out    its held-out loss, if that decides which one is the best
@@ -279,7 +279,7 @@ def crossed(images: int, batch: int, every: int) -> bool:
     return images // every > (images - batch) // every
 
 
-def refuse_nonfinite(state: State, config: Config) -> None:
+def refuse_nonfinite(state: State, config: Settled) -> None:
     """Raise UserError if a loss since the last line of the log, or the last gradient, was not finite."""
     if not (state.tally.sum() + state.grad_norm.to(state.tally.device)).isfinite():
         raise UserError(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import draws
-from ..config import Config
+from ..config import Settled
 from ..data import AffineCodec, Images
 from . import augment as moving
 from .device import Placement
@@ -65,7 +65,7 @@ class Stream:
 
     @classmethod
     def of(
-        cls, config: Config, images: Images, codec: AffineCodec, placement: Placement, conditions: Iterable[str] = ()
+        cls, config: Settled, images: Images, codec: AffineCodec, placement: Placement, conditions: Iterable[str] = ()
     ) -> "Stream":
         """The stream that a config describes."""
         names = ("flip", "flip_vertical", "rotate", "translate", "augment", "crop", "label_dropout")

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from ... import trainer
 from ...config import Config
 from ...run import Run
 from . import course, network, pictures, samples
@@ -93,4 +94,5 @@ def examine(
 
 def inspect(data: Any, config: Config, progress: Callable[[int, int], None] = lambda done, total: None) -> list[Finding]:
     """What is wrong with pictures that a run is to be trained on by a config; raises UserError as training does."""
-    return made(Case(config, data=data, progress=progress), ("pictures",), progress)
+    plan = trainer.prepare(data, config, progress=progress)
+    return made(Case(plan.config, plan=plan), ("pictures",), progress)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ... import draws, trainer
-from ...config import Config, Facts
+from ...config import Facts, Settled
 from ...data import AffineCodec, Images
 from ...data.survey import Survey, survey
 from ...errors import UserError
@@ -40,7 +40,7 @@ class Case:
 
     def __init__(
         self,
-        config: Config,
+        config: Settled,
         run: Run | None = None,
         data: Any = None,
         net: nn.Module | None = None,

@@ -1,0 +1,121 @@
+"""What is left to rules: given settings stay, choices follow the budget, and a run that is gone on with keeps them."""
+
+import json
+
+import msgspec
+import numpy as np
+import pytest
+
+from sfumato import defaults, trainer
+from sfumato.cli import main
+from sfumato.config import Config, Facts, Settled, builtins, checked
+from sfumato.run import Run
+from sfumato.spec import Spec
+
+CODEC = {"low": [0.0], "high": [255.0], "dtype": "uint8", "ends": [-1.0, 1.0]}
+
+
+def known(shape=(1, 28, 28), train=57_000, **options):
+    facts = Facts(data="d", fingerprint="", train=train, held_out=0, shape=shape, codec=CODEC, sigma_data=0.5)
+    return checked(Config(facts=facts, **options))
+
+
+def nobody(config):
+    raise AssertionError("measured without need")
+
+
+def width(**options):
+    return defaults.settle(known(**options), nobody)[0].net.kw["width"]
+
+
+def test_what_is_said_stays():
+    said = dict(net=Spec("unet", width=24), batch=48, lr=3e-3)
+    config, reasons = defaults.settle(known(images=1_000_000, **said), nobody)
+    assert isinstance(config, Settled)
+    assert {name: getattr(config, name) for name in said} == said
+    assert reasons == []
+    for name, value in said.items():  # one of them alone
+        config, reasons = defaults.settle(known(images=50_000, **{name: value}), nobody)
+        assert getattr(config, name) == value
+        assert len(reasons) == 2
+
+
+def test_a_wider_network_for_more_images():
+    """A network is chosen from as many images on as it has squared channels, in those of the narrowest."""
+    least, first = defaults.NEEDED, defaults.WIDTHS[0]
+    assert width(images=least // 10) == first  # there is none narrower
+    for narrower, wide in zip(defaults.WIDTHS, defaults.WIDTHS[1:], strict=False):
+        needed = round(least * wide**2 / first**2)
+        batch = 1  # so that images are not rounded to batches
+        assert width(images=needed - 1, batch=batch) == narrower
+        assert width(images=needed, batch=batch) == wide
+    assert width(images=10**9) == defaults.WIDTHS[-1]
+    assert width(epochs=2.0) == width(images=2 * 57_000) == width(steps=2 * 57_000 // defaults.BATCH)
+
+
+def test_what_a_time_allows():
+    """1,000 images a second at width 32, a quarter of that at 64: measured only as far as need be."""
+    asked = []
+
+    def speed(config):
+        asked.append(config.net.kw["width"])
+        return 1000 * (32 / asked[-1]) ** 2
+
+    for seconds, expected in ((1.0, 32), (80.0, 48), (210.0, 64), (1e6, defaults.WIDTHS[-1])):
+        asked.clear()
+        config, reasons = defaults.settle(known(time=seconds), speed)
+        allowed = [w for w in defaults.WIDTHS if 1000 * defaults.STEPS * seconds * (32 / w) ** 2 >= 10_000 * (w / 32) ** 2]
+        assert config.net.kw["width"] == max([32, *allowed]) == expected
+        assert asked == [w for w in defaults.WIDTHS if w <= expected] + [w for w in defaults.WIDTHS if w > expected][:1]
+        assert config.images is None  # that is measured with the network chosen
+        assert str(config.net) in reasons[-1]
+
+
+def test_what_three_hours_allow_where_no_budget_is_named():
+    """A million images, 2,000 a second at width 32, fewer by the fourth power of the width: 10 minutes, 2.8 hours at 64."""
+    speed = lambda config: 2000 * (32 / config.net.kw["width"]) ** 4
+    hours = lambda width: 1e6 / defaults.STEPS / 2000 * (width / 32) ** 4 / 3600
+    config, reasons = defaults.settle(known(), speed)
+    assert hours(64) < defaults.PATIENCE < hours(96)
+    assert config.net.kw["width"] == 64
+    assert f"would take {hours(96):.0f} hours" in reasons[-1]
+    assert defaults.settle(known(), lambda config: 0.1)[0].net.kw["width"] == defaults.WIDTHS[0]  # there is none narrower
+
+
+@pytest.mark.parametrize(
+    ("side", "expected"), [(8, (1, 2)), (28, (1, 2)), (32, (1, 2)), (33, (1, 2, 2)), (64, (1, 2, 2)), (128, (1, 2, 2, 2))]
+)
+def test_halved_until_eight_pixels_are_left(side, expected):
+    assert defaults.levels((1, side, 4)) == defaults.levels((1, 4, side)) == expected
+    inside = side / (1 if side < 16 else 2) / 2 ** (len(expected) - 1)
+    assert 4 <= inside <= 8.5
+
+
+def test_the_rate_goes_with_the_square_root_of_the_batch():
+    rate = lambda batch: defaults.settle(known(images=100_000, batch=batch), nobody)[0].lr
+    assert rate(defaults.BATCH) == defaults.RATE
+    assert rate(4 * defaults.BATCH) == pytest.approx(2 * rate(defaults.BATCH))
+    assert rate(defaults.BATCH // 4) == pytest.approx(rate(defaults.BATCH) / 2)
+
+
+def test_a_dry_run_says_why_beside_its_json(capsys):
+    assert main(["train", "digits", "--images", "30000", "--dry-run"]) == 0
+    out, err = capsys.readouterr()
+    config = checked(json.loads(out), Settled)
+    assert str(config.net) in err
+    assert f"Batch {config.batch}" in err
+    assert f"Learning rate {config.lr:g}" in err
+
+
+def test_a_run_that_is_gone_on_with_keeps_its_choices():
+    pictures = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), np.uint8)
+    run = Run.of("r")
+    config = checked(Config(images=64, net="unet:width=8,mults=(1,)", precision="float32", held_out=0.0, sampling_steps=1))
+    trainer.train(pictures, config, run)
+    begun = run.config()
+    assert (begun.batch, begun.lr) == (defaults.BATCH, defaults.RATE)
+    old = msgspec.structs.replace(begun, batch=16, lr=5e-4)  # as another version would have chosen
+    run.write_config(old)
+    trainer.train(pictures, msgspec.structs.replace(config, images=96), run)
+    assert (run.config().batch, run.config().lr) == (16, 5e-4)
+    assert builtins(run.config())["net"] == builtins(old)["net"]
