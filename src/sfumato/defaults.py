@@ -10,42 +10,52 @@ from typing import Any
 
 import msgspec
 
-from .config import BUDGET, Config, Settled, builtins, checked
+from .config import Config, Settled, builtins, checked
 from .spec import Spec
 
 RULED = ("net", "batch", "lr")
-BATCH = 32
-RATE = 1e-3  # at that batch
+BATCH, ELSEWHERE = {"cpu": 16}, 128  # by kind of device; an accelerator takes about as long for one picture as for many
+RATE = 2e-3  # at most, and of a network of the least width at a batch of 16
 WIDTHS = (32, 48, 64, 96, 128)  # channels of the first level
 NEEDED = 10_000  # images that the narrowest is worth training with; a wider one as many more as it has parameters
 INNERMOST = 8  # pixels of a side, or fewer, at which halving ends
 LEAST, MOST, EPOCHS = 60_000, 1_000_000, 40  # images, where no budget is named
-PATIENCE = 3.0  # hours that a network may take, but for the narrowest, where no budget is named
+PATIENCE = 3.0  # hours that a network may take, but for the narrowest, where the budget is no time
 STEPS = 0.8  # of the time; a fifth is for the optimizer, the averages, the log, grids and checkpoints
 
 Speed = Callable[[Settled], float]  # images a second of a training step
 
 
-def settle(config: Config, speed: Speed) -> tuple[Settled, list[str]]:
+def settle(config: Config, speed: Speed, device: str = "cpu") -> tuple[Settled, list[str]]:
     """The config, whose facts are known, with all chosen that was left open but the budget; and a reason for each choice."""
     raw, said = builtins(config), list[str]()
     if config.batch is None:
-        raw["batch"] = max(BATCH, config.accumulate)
-        said.append(
-            f"Batch {raw['batch']}: in the same time small batches come further than large ones, until steps cost more."
-        )
-    if config.lr is None:
-        raw["lr"] = float(f"{RATE * math.sqrt(raw['batch'] / BATCH):.2g}")
-        said.append(f"Learning rate {raw['lr']:g}: with the square root of the batch, {RATE:g} at {BATCH}.")
+        raw["batch"] = max(BATCH.get(device, ELSEWHERE), config.accumulate)
+        why = "in the same time small batches come further" if device in BATCH else "as many as keep an accelerator busy"
+        said.append(f"Batch {raw['batch']}: {why}.")
     if config.net is None:
-        raw["net"], why = _network(raw, speed)
+        raw["net"], why = _network(raw | {"lr": RATE}, speed)
         said.append(why)
+    if config.lr is None:
+        raw["lr"] = rate(Spec.of(raw["net"]), raw["batch"])
+        said.append(f"Learning rate {raw['lr']:g}: less for wider networks, more for larger batches, at most {RATE:g}.")
     return checked(raw, Settled), said
 
 
+def rate(net: Spec, batch: int) -> float:
+    """min(1, sqrt(batch / 16) 32 / width) 2e-3: Adam's steps are of one size, whatever the gradient.
+
+    So the step of a sum over a layer's inputs grows with their number, and should not (Yang et al. 2021, muP); and noise in
+    the gradient falls as the root of the batch, and with it the steps that go astray (Malladi et al. 2022). Networks that tell
+    no width are taken to have 64.
+    """
+    width: Any = net.kw.get("width", 64)
+    return float(f"{min(1.0, math.sqrt(batch / 16) * WIDTHS[0] / width) * RATE:.2g}")
+
+
 def _network(raw: dict[str, Any], speed: Speed) -> tuple[Any, str]:
-    """The widest U-Net that sees as many images as it needs, within the budget or where there is none in 3 hours, and why."""
-    free, chosen, seen = not any(raw[name] is not None for name in BUDGET), None, 0
+    """The widest U-Net that sees as many images as it needs, in 3 hours where the budget is no time, and why."""
+    timed, chosen, seen = raw["time"] is not None, None, 0
     for width in WIDTHS:
         spec = Spec("unet", width=width, mults=levels(tuple(raw["facts"]["shape"])))
         config = checked(raw | {"net": spec.builtins()}, Settled)
@@ -54,7 +64,7 @@ def _network(raw: dict[str, Any], speed: Speed) -> tuple[Any, str]:
         if chosen is not None and images < needed:
             why = f"one of width {width} would need {needed:,}, and could see {images:,}."
             return chosen.builtins(), f"Network {chosen}: it can see {seen:,} images; {why}"
-        hours = images / STEPS / speed(config) / 3600 if free else 0.0
+        hours = 0.0 if timed or chosen is None else images / STEPS / speed(config) / 3600
         if chosen is not None and hours > PATIENCE:
             why = f"one of width {width} would take {hours:.0f} hours for them here. With --time 12h, say, it may."
             return chosen.builtins(), f"Network {chosen}: it is to see {seen:,} images; {why}"

@@ -147,7 +147,7 @@ def _plan(
         plan, net = Plan(candidate, train, held, reasons, images, source.kind), build_net(candidate, facts)
         return measured_speed(_trial(plan, net), net, usual(place), _at_once(plan, place), 1.0)
 
-    chosen, why = defaults.settle(config, speed)
+    chosen, why = defaults.settle(config, speed, place.type if place else "cpu")
     return Plan(chosen, train, held, [*reasons, *why], images, source.kind)
 
 

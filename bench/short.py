@@ -1,0 +1,107 @@
+"""What to train with when time is short: python bench/short.py DATA OUT NAME=FLAGS [NAME=FLAGS ...] [--seconds 60]
+
+FLAGS are those of `sfumato train`, in quotes. Candidates are first timed in turns, step by step of the real loop, so that
+whatever else the machine does meets all of them; then each is trained, alone, on as many images as it would see in so many
+seconds of which a fifth is not spent on steps. So the comparison is of equal time even where the machine is not quiet.
+
+Judged by the held-out loss and by the distance of samples to held-out pictures, in the features of a network trained on the
+training part of DATA: name pictures that no result is reported on. What is there in OUT is not done again. Prints a table and
+writes OUT/short.jsonl.
+"""
+
+import argparse
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from _judge import Judge
+from _side_by_side import compare, heading
+
+import sfumato
+from sfumato import data, defaults, trainer
+from sfumato.commands.chosen import Choices, read
+from sfumato.config import Settled, build_schedule
+from sfumato.model import build_net
+from sfumato.run import Run
+from sfumato.training import loop
+from sfumato.training.device import usual
+from sfumato.training.stream import Stream
+
+TIMED = 256  # images in a turn, at least
+
+
+def stepper(plan: trainer.Plan, root: Path) -> Any:
+    """A function that goes on training by some steps, and how many images they are."""
+    config = msgspec.structs.replace(plan.config, images=10**7, time=None, log_every=10**7, checkpoint_every=10**9)
+    placement = usual(torch.device("cpu"), "float32")
+    state = loop.start(config, build_net(config, plan.facts), build_schedule(config), plan.facts.sigma_data, placement)
+    codec = data.AffineCodec(**plan.facts.codec)
+    stream = Stream.of(config, plan.train, codec, placement, state.denoiser.conditions)
+    images = max(TIMED // config.batch, 1) * config.batch
+
+    def go_on() -> None:
+        target = state.images + images
+        loop.train(config, stream, plan.held_out, state, root, [], lambda: state.images >= target)
+
+    return go_on, images
+
+
+def timed(plans: dict[str, trainer.Plan], root: Path) -> dict[str, float]:
+    """Images a second of each."""
+    loop.save, saved = lambda *anything: None, loop.save  # a checkpoint is no part of a step
+    steps = {name: stepper(plan, root) for name, plan in plans.items()}
+    seconds = compare({name: go_on for name, (go_on, _) in steps.items()}, rounds=5)
+    loop.save = saved
+    return {name: images / seconds[name] for name, (_, images) in steps.items()}
+
+
+def judged(judge: Judge, run: Run, samples: int, steps: int) -> dict[str, float]:
+    found = judge.drawn(sfumato.load(run), samples, steps=steps, solver="dpmpp_2m").features
+    return {"held_out_loss": run.records()[-1]["held_out_loss"], **judge.distance(found)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("runs", nargs="+", metavar="NAME=FLAGS")
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=8)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    known = args.out / "speeds.json"
+    speeds = json.loads(known.read_text()) if known.exists() else {}
+    print(heading())
+    flags = dict(each.split("=", 1) for each in args.runs)
+    typed = {name: [args.data, *shlex.split(words)] for name, words in flags.items()}
+    configs = {name: read(Choices, words, "sfumato train", "")[0].config for name, words in typed.items()}
+    plans = {name: trainer.prepare(args.data, config) for name, config in configs.items()}
+    judge = Judge(next(iter(plans.values())))
+    print(judge.about, f"As many training pictures: {judge.distance(judge.floor(args.samples))['distance']:.3g}.")
+    if not flags.keys() <= speeds.keys():
+        speeds |= timed(plans, args.out)
+        known.write_text(json.dumps(speeds))
+    rows = []
+    for name, plan in plans.items():
+        config: Settled = plan.config
+        images = int(defaults.STEPS * args.seconds * speeds[name]) // config.batch * config.batch
+        run = Run.of(args.out / f"{name}-{args.seconds:g}")
+        stated = msgspec.structs.replace(configs[name], images=images, log_every=max(config.batch, images // 8))
+        trainer.train(args.data, stated, run)  # what is finished is found so
+        row = {"name": name, "flags": flags[name], "speed": speeds[name], "images": images}
+        rows.append(row | judged(judge, run, args.samples, args.steps))
+        print(json.dumps(rows[-1]), flush=True)
+    with open(args.out / "short.jsonl", "a") as file:
+        file.writelines(json.dumps(row | {"seconds": args.seconds, "machine": heading()}) + "\n" for row in rows)
+    print("| flags | images/s | images | held-out loss | distance |\n|---|---|---|---|---|")
+    for row in rows:
+        cells = (f"`{row['flags']}`", f"{row['speed']:.0f}", f"{row['images']:,}", f"{row['held_out_loss']:.3f}")
+        print("| " + " | ".join((*cells, f"{row['distance']:.3g}")) + " |")
+
+
+if __name__ == "__main__":
+    main()
