@@ -2,7 +2,8 @@
 
 python docs/figures/published.py NAME RUN [RUN ...]        (NAME: oasis, aircraft, cars, fashion-mnist)
 
-What an account printed is the loss of one batch; ours is the mean over the 100 steps around it, or those that there are.
+What an account printed is the loss of one batch; ours is the mean over the 100 steps around it, fewer on either side where the
+log begins or ends.
 """
 
 import sys
@@ -20,19 +21,20 @@ PUBLISHED = {
 
 
 def around(records: list[dict], batch: int, step: int) -> float | None:
-    """The mean loss over the steps within half a window of `step`; None where the log does not reach over all of them.
+    """The mean loss over the steps within half a window of `step`; None beyond the log.
 
     A record holds the mean since the one before it; one that lies only partly within counts by its part. What is nearer to
-    the beginning than half a window has a window of twice its distance from it, or of one step.
+    the beginning or the end than half a window has a window of twice its distance from it, or of one step.
     """
-    half = min(WINDOW / 2, max(step, 0.5))
+    last = records[-1]["images"] / batch - 1
+    half = min(WINDOW / 2, max(step, 0.5), max(last - step, 0.5))
     low, high = step + 0.5 - half, step + 0.5 + half
     total = weight = begin = 0.0
     for record in records:
         end = record["images"] / batch
         part = max(min(end, high) - max(begin, low), 0.0)
         total, weight, begin = total + part * record["loss"], weight + part, end
-    return total / weight if begin >= high else None
+    return total / weight if step <= last and begin >= high - 1e-9 else None
 
 
 name, *runs = sys.argv[1:]
