@@ -267,7 +267,7 @@ def test_mistakes_about_runs(capsys, run, tmp_path):
     before = (run / "config.json").read_text()
     np.save("p.npy", np.random.default_rng(0).integers(0, 256, (80, 8, 8), dtype=np.uint8))
     assert "other pictures" in refused(capsys, "train", "p.npy", "--run", run, "--images", "400", *TINY.split())
-    assert "lr was 0.001, now 0.5" in refused(
+    assert "lr was 0.002, now 0.5" in refused(
         capsys, "train", "digits", "--run", run, "--images", "400", "--lr", "0.5", *TINY.split()
     )
     assert (run / "config.json").read_text() == before

@@ -43,7 +43,7 @@ def made(path, config, scale):
 def runs(tmp_path_factory):
     """Two runs that differ in their batch and steps, and one of another shape."""
     folder = tmp_path_factory.mktemp("runs")
-    prepared = lambda **more: trainer.prepare("digits", Config(net=Spec("unet", width=8, mults=(1,)), **more)).config
+    prepared = lambda **more: trainer.prepare("digits", Config(net=Spec("unet", width=8, mults=(1,)), batch=128, **more)).config
     first = prepared(sampling_steps=2)
     second = msgspec.structs.replace(first, batch=32, sampling_steps=3)
     wide = prepared(sampling_steps=2, size=(8, 12))

@@ -1,5 +1,7 @@
 """Config, Facts, Spec: what flags spell, what JSON holds, what is refused."""
 
+import json
+
 import msgspec
 import pytest
 
@@ -62,13 +64,13 @@ def test_a_spec_reaches_only_what_its_table_holds():
 @pytest.mark.parametrize("name", recipes.RECIPES)
 def test_recipes_round_trip_through_json(name):
     config = c.checked(recipes.recipe(name))
-    assert c.from_json(c.to_json(config)) == config
+    assert c.checked(json.loads(c.to_json(config))) == config
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [("batch", 0), ("lr", 0), ("seed", -1), ("size", (2, 64)), ("held_out", 1.5), ("predict", "nois"), ("rate", "linear"),
-     ("precision", "float64"), ("schedule", Spec("lin")), ("weight", Spec("min_snr", gamma=5)), ("accumulate", 300),
+     ("precision", "float64"), ("schedule", Spec("lin")), ("weight", Spec("min_snr", gamma=5)),
      ("nonsense", 1)],
 )  # fmt: skip
 def test_what_is_out_of_bounds_is_refused(field, value):
@@ -111,8 +113,13 @@ def test_what_does_not_fit_is_said_of_the_field(field, typed, said):
 
 
 def test_options_are_the_same_after_json():
-    config = c.checked(c.Config(net=Spec("unet", mults=(1, 2))))
+    config = c.Settled(net=Spec("unet", mults=(1, 2)))
     assert c.from_json(c.to_json(config)) == config
+
+
+def test_parts_of_a_batch_are_pictures_at_least():
+    with pytest.raises(UserError, match="128 cannot be worked through in 300 parts"):
+        c.checked(c.Config(batch=128, accumulate=300))
 
 
 def test_fields_are_only_ever_added_with_defaults():
@@ -120,6 +127,6 @@ def test_fields_are_only_ever_added_with_defaults():
     assert c.from_json('{"schema": 1, "lr": 0.5}').lr == 0.5
     with pytest.raises(UserError, match="newer version"):
         c.from_json('{"schema": 99}')
-    for text in ("[]", "{", '{"lr": "fast"}'):
+    for text in ("[]", "{", '{"lr": "fast"}', '{"net": null}', '{"batch": null}'):
         with pytest.raises(UserError):
             c.from_json(text)

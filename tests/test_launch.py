@@ -22,7 +22,7 @@ import pytest
 from sfumato import slurm, trainer
 from sfumato.cli import main
 from sfumato.commands import launch, train
-from sfumato.config import Config, checked
+from sfumato.config import Config, Settled, checked
 from sfumato.errors import UserError
 from sfumato.run import Run
 
@@ -255,7 +255,7 @@ def test_the_environment_of_launch_is_that_of_the_job(tmp_path, cluster, monkeyp
 
 def test_scripts_changed_by_hand_are_kept(tmp_path, cluster, capsys):
     assert typed("launch --print train digits --run r") == 0
-    Run.of("r").write_config(Config())
+    Run.of("r").write_config(Settled())
     before = Path("r/config.json").read_text()
     Path("r/train.sbatch").write_text("mine")
     for hours in (1, 1, 2):
@@ -304,7 +304,7 @@ def refused(capsys, *arguments):
 
 
 def test_mistakes_are_told_before_anything_is_written(tmp_path, cluster, capsys):
-    Run.of("begun").write_config(Config(batch=16))
+    Run.of("begun").write_config(Settled(batch=16))
     before = sorted(os.listdir(tmp_path))
     same = ("nowhere", "digits --recipe car", "digits --schedule linear:mendet=True", "digits --batch 0", "")
     for words in (*same, "digits --net unett", "digits --images 5 --epochs 3"):

@@ -9,7 +9,7 @@ import torch
 import tyro
 
 from sfumato import draws, flags, guides, nets, schedules
-from sfumato.config import Config, Facts, builtins, checked, from_json
+from sfumato.config import Config, Facts, Settled, builtins, checked, from_json
 from sfumato.data import AffineCodec, Images
 from sfumato.denoisers import Denoiser
 from sfumato.errors import UserError
@@ -235,7 +235,7 @@ def test_settings_are_typed_and_old_files_mean_what_they_meant():
     assert (full.rotate, full.flip_vertical, full.translate, full.augment, full.crop) == (True, True, 2, 0.12, (8, 8))
     assert from_json('{"flip": true}').flip is True
     assert from_json('{"flip": false}').flip is False
-    assert from_json('{"flip": null}') == from_json("{}") == Config()
+    assert from_json('{"flip": null}') == from_json("{}") == Settled()
     codec, config = (
         AffineCodec((0,) * 3, (255,) * 3, "uint8"),
         msgspec.structs.replace(full, flip=True, seed=4, label_dropout=0.5),

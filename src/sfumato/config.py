@@ -184,9 +184,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Settled(Config, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A Config in which nothing is left to a rule but the budget: what a network is trained by, and what a run keeps."""
 
-    net: Choice
-    batch: Count
-    lr: Positive
+    net: Choice = Spec("unet")  # this and what follows is what is meant by a run that does not say it
+    batch: Count = 128
+    lr: Positive = 1e-3
 
 
 C = TypeVar("C", bound=Config)

@@ -40,6 +40,8 @@ class Spec:
             if not isinstance(value.get("name"), str):
                 raise UserError(f"A choice needs a name, as in {{'name': 'linear', 'steps': 300}}; found {dict(value)}.")
             return cls(**value)
+        if not isinstance(value, str):
+            raise UserError(f"A choice is a name, maybe with options, as in linear:steps=300; found {value}.")
         name, _, options = value.partition(":")
         kw = {}
         for option in _split(options):

@@ -98,8 +98,6 @@ def import_weights(
             size=(height, width),
             channels=channels,
             net=spec,
-            batch=128,  # this and the rate mean nothing: of its training nothing is known
-            lr=1e-3,
             schedule=Spec.of(schedule or Spec("linear", steps=steps)),
             predict=predict,
             facts=facts,
