@@ -12,7 +12,7 @@ from torch import nn
 import sfumato
 from sfumato import draws, schedules, toy, trainer
 from sfumato.cli import main
-from sfumato.config import Config, with_options
+from sfumato.config import Settled, with_options
 from sfumato.errors import UserError
 from sfumato.judge import doctor
 from sfumato.judge.doctor import Case, Finding, course, network, pictures, samples, watcher
@@ -102,7 +102,7 @@ def test_samples_with_too_much_noise_are_as_far_as_their_power_says():
 
 
 def looked(check, data, **options):
-    return check(Case(with_options(Config(), options), data=data))
+    return check(Case(with_options(Settled(), options), data=data))
 
 
 def test_labels_are_tried_on_the_pictures():
@@ -126,7 +126,7 @@ def test_the_range_of_values():
     assert looked(pictures.values, hot).verdict == "look"
     hot[::90, 3, 3] = 1e5
     assert looked(pictures.values, hot).verdict == "wrong"
-    case = Case(Config(), data=found)
+    case = Case(Settled(), data=found)
     case.facts.codec["high"] = [127.0]  # what config.json says: pictures half as bright
     assert "outside" in pictures.values(case).cause
 
@@ -151,7 +151,7 @@ def of_log(losses=(), norms=(), held=()):
     records = [{"images": 100 * (i + 1), "loss": float(loss)} for i, loss in enumerate(losses)]
     records += [{"images": 100, "grad_norm": float(norm)} for norm in norms]
     records += [{"images": 100, "held_out_loss": value} for value in held]
-    return SimpleNamespace(records=records, config=Config())
+    return SimpleNamespace(records=records, config=Settled())
 
 
 FALLING = [1 / (1 + i) + 0.2 for i in range(60)]
@@ -193,12 +193,12 @@ def test_gradients_that_grow_or_jump(norms, verdict):
     ],
 )  # fmt: skip
 def test_schedules_that_stop_short_of_noise(schedule, sd, verdict):
-    config = with_options(Config(), {"schedule": schedule})
+    config = with_options(Settled(), {"schedule": schedule})
     assert course.noise(SimpleNamespace(config=config, facts=SimpleNamespace(sigma_data=sd))).verdict == verdict
 
 
 def test_the_half_life_against_the_length_of_the_run():
-    config = lambda **options: SimpleNamespace(config=with_options(Config(), {"images": "100k"} | options))
+    config = lambda **options: SimpleNamespace(config=with_options(Settled(), {"images": "100k"} | options))
     assert course.memory_of_average(config()).verdict == "fine"
     assert course.memory_of_average(config(ema="50k")).verdict == "fine"
     assert course.memory_of_average(config(ema="51k")).verdict == "look"
@@ -213,7 +213,7 @@ def of_errors(rows, levels=(-2.0, 0.0, 2.0), **more):
     errors = lambda weights="ema", side="held_out": table[weights, side]
     facts = SimpleNamespace(train=100, precision="float32")
     codec = SimpleNamespace(ends=(-1.0, 1.0))
-    return SimpleNamespace(errors=errors, levels=list(levels), config=Config(images=1000), facts=facts, codec=codec, **more)
+    return SimpleNamespace(errors=errors, levels=list(levels), config=Settled(images=1000), facts=facts, codec=codec, **more)
 
 
 def test_errors_against_what_is_known_without_training():
@@ -289,7 +289,7 @@ def test_limits_and_order():
 
 def test_a_finding_that_stays_is_said_once(monkeypatch, tmp_path):
     said, run = [], Run(tmp_path)
-    watch = watcher.Watch(run, trainer.prepare("digits", Config()), said.append)
+    watch = watcher.Watch(run, trainer.prepare("digits", Settled()), said.append)
     monkeypatch.setattr(watcher, "made", lambda case, at: [Finding("look", f"{len(case.records)} lines.", check="x")])
     for kind in ("start", "log", "log", "end"):
         watch(SimpleNamespace(kind=kind, record={"images": 1}))
@@ -304,7 +304,7 @@ def test_the_watcher_speaks_while_a_run_trains_and_changes_nothing(tmp_path, cap
     assert said.count("noise: At its end the schedule linear:steps=50 leaves") == 1
     run = Run.of(tmp_path / "watched")
     assert [one["check"] for one in listed(run.findings) if one["verdict"] == "wrong"] == ["noise"]
-    config = with_options(Config(), options)
+    config = with_options(Settled(), options)
     alone = trainer.train("digits", config, Run.of(tmp_path / "alone"))
     for name, weight in tensors(model.denoiser.net).items():
         assert torch.equal(weight, tensors(alone.denoiser.net)[name]), name

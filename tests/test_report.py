@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from sfumato import picture
-from sfumato.config import Config, Facts, builtins, checked, spelt
+from sfumato.config import Facts, Settled, builtins, checked, spelt
 from sfumato.judge import report
 from sfumato.picture import hypertext
 from sfumato.run import Run
@@ -32,7 +32,7 @@ FACTS = Facts(
 def made(folder, grids=5, budget=100_000, lines=50, **more):
     """A run folder in which the grid after n images is a picture of the gray n / 1000, and its loss 1 / n."""
     run = Run(folder)
-    run.write_config(checked(Config(images=budget, facts=FACTS, lr=0.002, **more)))
+    run.write_config(checked(Settled(images=budget, facts=FACTS, lr=0.002, **more)))
     step = budget // 100
     records = [
         {"images": n, "loss": 1 / n, "lr": 0.002, "loss_bands": {"..-4": 1 / n, "4..": 2 / n}, "images_per_second": 10.0}
@@ -61,7 +61,7 @@ def told(run):
 
 
 def test_a_page_is_whole_holds_no_markup_from_names_and_fetches_nothing(tmp_path):
-    run = made(tmp_path / EVIL[1], net=checked(Config()).net, group=EVIL[0])
+    run = made(tmp_path / EVIL[1], net=checked(Settled()).net, group=EVIL[0])
     told_of = {"name": EVIL[0], "value": 2, "low": 1, "high": 3, "samples": 10, "reference": EVIL[0], "note": EVIL[2]}
     run.evaluation.write_text(json.dumps([told_of]))
     found = {"check": EVIL[0], "verdict": "wrong", "figure": EVIL[1], "cause": EVIL[2], "mend": EVIL[0]}
@@ -131,7 +131,7 @@ def test_large_pictures_are_made_small_and_small_ones_are_kept_as_they_are(tmp_p
 
 def test_what_is_not_there_is_left_out_and_said(tmp_path):
     run = Run(tmp_path / "r")
-    run.write_config(Config())
+    run.write_config(Settled())
     text = told(run)  # a run that has not begun
     assert "Closest" not in text
     assert "timeline all" not in text
@@ -169,13 +169,13 @@ def test_what_others_measured_is_shown(tmp_path):
 
 
 def test_settings_are_spelt_as_they_are_typed():
-    config = checked(Config(size=(28, 32), range=(0.0, 1.0), schedule="linear:steps=20", flip=True, facts=FACTS))
+    config = checked(Settled(size=(28, 32), range=(0.0, 1.0), schedule="linear:steps=20", flip=True, facts=FACTS))
     said = spelt(config)
     assert [said[name] for name in ("size", "range", "schedule", "flip", "keep", "rotate", "clip")] == [
         "28x32", "0,1", "linear:steps=20", "yes", "2", "no", "1.0",
     ]  # fmt: skip
     again = {name: value for name, value in said.items() if value not in ("yes", "no", "none")}
-    assert checked(builtins(Config()) | again | {"flip": True}) == msgspec.structs.replace(config, facts=None)
+    assert checked(builtins(Settled()) | again | {"flip": True}, Settled) == msgspec.structs.replace(config, facts=None)
 
 
 # The watcher

@@ -271,7 +271,7 @@ def with_options(config: C, options: Mapping[str, Any]) -> C:
 def _plainly(error: str, raw: dict[str, Any]) -> str:
     """What msgspec says of a field, as a person would: the field, what was expected, what was found."""
     text, _, path = error.partition(" - at `$.")
-    text = text.partition(", got ")[0].replace(" | null`", "`")
+    text = text.partition(", got ")[0].replace(" | null`", "`").rstrip(".")
     words = {"`int`": "a whole number", "`float`": "a number", "`bool`": "true or false", "`str`": "a text"}
     for theirs, ours in words.items():
         text = text.replace(theirs, ours)

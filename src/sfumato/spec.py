@@ -41,7 +41,7 @@ class Spec:
                 raise UserError(f"A choice needs a name, as in {{'name': 'linear', 'steps': 300}}; found {dict(value)}.")
             return cls(**value)
         if not isinstance(value, str):
-            raise UserError(f"A choice is a name, maybe with options, as in linear:steps=300; found {value}.")
+            raise UserError("A choice is a name, maybe with options, as in linear:steps=300.")
         name, _, options = value.partition(":")
         kw = {}
         for option in _split(options):
