@@ -12,7 +12,7 @@ from torch import nn
 import sfumato
 from sfumato import draws, schedules, toy, trainer
 from sfumato.cli import main
-from sfumato.config import Settled, with_options
+from sfumato.config import Config, Settled, with_options
 from sfumato.errors import UserError
 from sfumato.judge import doctor
 from sfumato.judge.doctor import Case, Finding, course, network, pictures, samples, watcher
@@ -304,7 +304,7 @@ def test_the_watcher_speaks_while_a_run_trains_and_changes_nothing(tmp_path, cap
     assert said.count("noise: At its end the schedule linear:steps=50 leaves") == 1
     run = Run.of(tmp_path / "watched")
     assert [one["check"] for one in listed(run.findings) if one["verdict"] == "wrong"] == ["noise"]
-    config = with_options(Settled(), options)
+    config = with_options(Config(), options)
     alone = trainer.train("digits", config, Run.of(tmp_path / "alone"))
     for name, weight in tensors(model.denoiser.net).items():
         assert torch.equal(weight, tensors(alone.denoiser.net)[name]), name
