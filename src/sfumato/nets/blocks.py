@@ -56,11 +56,11 @@ class GroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            return self._normalised(x.float()).to(x.dtype)
+            if x.device.type != "cpu":
+                return F.group_norm(x.float(), self.num_groups, self.weight, self.bias, self.eps).to(x.dtype)
+            return self._on_cpu(x)  # which itself reckons bfloat16 in float32
 
-    def _normalised(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu":
-            return F.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+    def _on_cpu(self, x: Tensor) -> Tensor:
         last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
         if last and self.num_groups == 1:
             rows = x.permute(0, 2, 3, 1)  # (B, H, W, C)

@@ -20,16 +20,19 @@ class EMA:
     def __init__(self, net: nn.Module, half_life: float, ramp: float = 0.05):
         self.net = copy.deepcopy(net).eval().requires_grad_(False)
         self.half_life, self.ramp = half_life, ramp
+        self._facing: tuple[nn.Module, list[tuple[Tensor, Tensor]]] | None = None
 
     @torch.no_grad()
     def update(self, net: nn.Module, images: int, batch: int) -> None:
         """Take in the weights after a step of `batch` images that made `images` in all."""
-        share = self.share(images, batch)
-        mine, theirs = tensors(self.net), tensors(net)
-        floating = [name for name, tensor in mine.items() if tensor.is_floating_point()]
-        torch._foreach_lerp_([mine[n] for n in floating], [theirs[n] for n in floating], share)
-        for name in mine.keys() - set(floating):
-            mine[name].copy_(theirs[name])
+        if self._facing is None or self._facing[0] is not net:  # looked up once: walking over all modules takes as long as lerp
+            theirs = tensors(net)
+            self._facing = net, [(mine, theirs[name]) for name, mine in tensors(self.net).items()]
+        floating = [pair for pair in self._facing[1] if pair[0].is_floating_point()]
+        torch._foreach_lerp_(*map(list, zip(*floating, strict=True)), self.share(images, batch))
+        for mine, other in self._facing[1]:
+            if not mine.is_floating_point():
+                mine.copy_(other)
 
     def share(self, images: int, batch: int) -> float:
         """By how much the average moves towards the weights."""

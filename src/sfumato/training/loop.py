@@ -82,9 +82,11 @@ def train(
     keep = lambda: save(folder, config, state, score())
     tell = lambda kind, record=None: [watcher(Event(kind, state, budget, record)) for watcher in watch]
     log_every, clock = config.log_every or max(config.batch, budget // 200), _Clock(state.images)
+    parameters = list(state.net.parameters())
     tell("start")
     while state.images < budget and not stop():
-        state.net.train()
+        if not state.net.training:  # watchers may have drawn
+            state.net.train()
         positions = torch.arange(state.images, state.images + config.batch)
         rate = learning_rate(config, state.images)
         for group in state.optimizer.param_groups:
@@ -102,10 +104,10 @@ def train(
             if state.uncertainty is not None:
                 loss = state.uncertainty.weighed(loss, state.denoiser.schedule.log_snr(t))
             (loss.sum() / config.batch).backward()
-        gradients = [p.grad for p in state.net.parameters() if p.grad is not None]
+        gradients = [p.grad for p in parameters if p.grad is not None]
         state.grad_norm = nn.utils.get_total_norm(gradients, foreach=True)
         if config.clip:
-            nn.utils.clip_grads_with_norm_(state.net.parameters(), config.clip, state.grad_norm, foreach=True)
+            nn.utils.clip_grads_with_norm_(parameters, config.clip, state.grad_norm, foreach=True)
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
         state.images += config.batch
