@@ -10,7 +10,7 @@ from sfumato.judge.drawn import Drawn, drawn
 from sfumato.judge.features import chosen, extract, features, reference
 from sfumato.judge.metrics import frechet, manifold
 from sfumato.model import Model
-from sfumato.trainer import Plan
+from sfumato.plan import Plan
 
 
 class Judge:

@@ -11,7 +11,7 @@ from sfumato.training.stream import Stream
 
 plan = trainer.prepare("digits", checked(Config(precision="float32")))
 net = build_net(plan.config, plan.facts)
-step, placement = trainer._trial(plan, net), Placement(torch.device("cpu"))
+step, placement = plan.trial(), Placement(torch.device("cpu"))
 batch = torch.arange(128)
 block = torch.arange(8192)
 noise = draws.keys(0, "noise", batch)

@@ -1,6 +1,6 @@
 """What to train with when time is short: python bench/short.py DATA OUT NAME=FLAGS [NAME=FLAGS ...] [--seconds 60]
 
-FLAGS are those of `sfumato train`, in quotes. Candidates are first timed in turns, step by step of the real loop, so that
+FLAGS are those of `sfumato train`, in quotes. Candidates are first timed in turns, so that
 whatever else the machine does meets all of them; then each is trained, alone, on as many images as it would see in so many
 seconds of which a fifth is not spent on steps. So the comparison is of equal time even where the machine is not quiet.
 
@@ -12,50 +12,30 @@ writes OUT/short.jsonl.
 import argparse
 import json
 import shlex
+import statistics
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import torch
 from _judge import Judge
-from _side_by_side import compare, heading
+from _side_by_side import heading
 
 import sfumato
-from sfumato import data, defaults, trainer
+from sfumato import defaults, trainer
 from sfumato.commands.chosen import Choices, read
-from sfumato.config import Settled, build_schedule
+from sfumato.config import Settled
 from sfumato.model import build_net
+from sfumato.plan import Plan
 from sfumato.run import Run
-from sfumato.training import loop
-from sfumato.training.device import usual
-from sfumato.training.stream import Stream
-
-TIMED = 256  # images in a turn, at least
 
 
-def stepper(plan: trainer.Plan, root: Path) -> Any:
-    """A function that goes on training by some steps, and how many images they are."""
-    config = msgspec.structs.replace(plan.config, images=10**7, time=None, log_every=10**7, checkpoint_every=10**9)
-    placement = usual(torch.device("cpu"), "float32")
-    state = loop.start(config, build_net(config, plan.facts), build_schedule(config), plan.facts.sigma_data, placement)
-    codec = data.AffineCodec(**plan.facts.codec)
-    stream = Stream.of(config, plan.train, codec, placement, state.denoiser.conditions)
-    images = max(TIMED // config.batch, 1) * config.batch
-
-    def go_on() -> None:
-        target = state.images + images
-        loop.train(config, stream, plan.held_out, state, root, [], lambda: state.images >= target)
-
-    return go_on, images
-
-
-def timed(plans: dict[str, trainer.Plan], root: Path) -> dict[str, float]:
-    """Images a second of each."""
-    loop.save, saved = lambda *anything: None, loop.save  # a checkpoint is no part of a step
-    steps = {name: stepper(plan, root) for name, plan in plans.items()}
-    seconds = compare({name: go_on for name, (go_on, _) in steps.items()}, rounds=5)
-    loop.save = saved
-    return {name: images / seconds[name] for name, (_, images) in steps.items()}
+def timed(plans: dict[str, Plan], rounds: int = 5) -> dict[str, float]:
+    """Images a second of each: medians of a second of training steps each, in turns."""
+    found: dict[str, list[float]] = {name: [] for name in plans}
+    for name, plan in rounds * list(plans.items()):
+        net, cpu = build_net(plan.config, plan.facts), torch.device("cpu")
+        found[name].append(plan.speed(net, plan.fastest(net, cpu)[0], 1.0))
+    return {name: statistics.median(speeds) for name, speeds in found.items()}
 
 
 def judged(judge: Judge, run: Run, samples: int, steps: int) -> dict[str, float]:
@@ -83,7 +63,7 @@ def main() -> None:
     judge = Judge(next(iter(plans.values())))
     print(judge.about, f"As many training pictures: {judge.distance(judge.floor(args.samples))['distance']:.3g}.")
     if not flags.keys() <= speeds.keys():
-        speeds |= timed(plans, args.out)
+        speeds |= timed(plans)
         known.write_text(json.dumps(speeds))
     rows = []
     for name, plan in plans.items():

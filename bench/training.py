@@ -22,14 +22,14 @@ import torch
 from _side_by_side import compare, heading
 from data import SHARED, pictures
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from sfumato import data, nets, recipes, trainer
 from sfumato.config import Config, build_schedule
 from sfumato.model import build_net
-from sfumato.training import device, loop, watch
+from sfumato.training import loop, watch
 from sfumato.training.stream import Stream
 
 
@@ -128,17 +128,17 @@ class Ours:
     that none is written, and no grids are drawn.
     """
 
-    def __init__(self, account: Account, folder: Path, root: Path, say: trainer.Say):
+    def __init__(self, account: Account, folder: Path, root: Path, say: trainer.Say, net: nn.Module | None = None):
         batch = account.batch
         config = msgspec.structs.replace(
             account.recipe, batch=batch, images=200_000, epochs=None, rate="constant", fit="stretch", cut_bottom=0, flip=True,
             held_out=0.0, log_every=account.steps * batch, checkpoint_every=10**12,
         )  # fmt: skip
-        plan = trainer.prepare(folder, config)
+        plan = trainer.prepare(folder, config, net)
         torch.manual_seed(0)
-        net = build_net(plan.config, plan.facts)
+        net = build_net(plan.config, plan.facts, net)
         cpu = torch.device("cpu")
-        self.placement = device.choose(trainer._trial(plan, net), net, cpu, config.precision, trainer._signature(plan))
+        self.placement, _ = plan.fastest(net, cpu)
         self.config, self.held_out = plan.config, plan.held_out
         schedule, codec = build_schedule(config), data.AffineCodec(**plan.facts.codec)
         self.state = loop.start(self.config, net, schedule, plan.facts.sigma_data, self.placement)

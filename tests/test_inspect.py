@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from sfumato import trainer
+from sfumato import defaults, trainer
+from sfumato import plan as plans
 from sfumato.cli import main
 from sfumato.commands import inspect
 from sfumato.config import Config
@@ -344,7 +345,7 @@ def test_the_speed_is_measured_unless_told_otherwise(few, capsys, monkeypatch):
     flags = (few, "--batch", "20", "--device", "cpu", "--precision", "float32")
     plan = json.loads(typed(capsys, *flags, "--images", "1000", "--json"))["plan"]
     assert plan["images_per_second"] > 0
-    assert plan["seconds"] == pytest.approx(1000 / plan["images_per_second"] / 0.8)
+    assert plan["seconds"] == pytest.approx(1000 / plan["images_per_second"] / defaults.STEPS)
     plan = json.loads(typed(capsys, *flags, "--time", "2h", "--json"))["plan"]
     assert plan["seconds"] == pytest.approx(7200, rel=0.1)
     plan = json.loads(typed(capsys, *flags, "--time", "2h", "--json", "--no-time"))["plan"]
@@ -356,10 +357,10 @@ def test_an_estimate_counts_the_pictures_that_were_worked_through(monkeypatch):
         noise(30).transpose(0, 2, 3, 1), trainer.validated(Config(batch=128, accumulate=4, net="unet:width=8"))
     )
     steps = []
-    monkeypatch.setattr(trainer, "measured_speed", lambda step, net, placement, images, seconds: steps.append(images) or 100.0)
+    monkeypatch.setattr(plans, "measured_speed", lambda step, device, images, seconds: steps.append(images) or 100.0)
     made = trainer.estimate(plan, "cpu")
     assert steps == [32]
-    assert made.seconds == made.config.images / 80
+    assert made.seconds == made.config.images / (100 * defaults.STEPS)
     assert plan.config.images is None  # the plan is as it was
 
 

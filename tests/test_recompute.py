@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from sfumato import nets, trainer
+from sfumato import plan as plans
 from sfumato.config import checked
 from sfumato.errors import UserError
 from sfumato.run import Run
@@ -171,7 +172,7 @@ def test_a_network_that_names_no_blocks_is_refused():
 
 def test_training_is_the_same_and_goes_on_without(tmp_path, monkeypatch):
     """Two steps, then two more without: the weights are those of a run that never recomputed, bit for bit."""
-    monkeypatch.setattr(trainer, "choose_placement", lambda *_: Placement(torch.device("cpu")))  # which is measured for each
+    monkeypatch.setattr(plans, "choose", lambda *_: (Placement(torch.device("cpu")), 0.0))  # which is measured for each
     raw = {"net": "unet:width=8,mults=(1,),dropout=0.2", "batch": 20, "precision": "float32", "sampling_steps": 1}
     raw |= {"lr": 1e-2, "rate": "constant", "warmup": 0, "ema": 40, "log_every": 1000}
     plain, other = (Run.of(tmp_path / name) for name in ("plain", "other"))

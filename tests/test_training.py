@@ -16,6 +16,7 @@ import torch
 import sfumato
 from sfumato import data, draws, trainer
 from sfumato import model as model_module
+from sfumato import plan as plans
 from sfumato.config import Config, checked
 from sfumato.errors import UserError
 from sfumato.run import Run
@@ -231,16 +232,16 @@ def test_the_fastest_placement_wins_through_noise_and_the_plain_one_wins_ties():
         values = iter((9.0, *seconds))  # the first call of each is a warm-up
         return lambda: next(values)
 
-    assert device.fastest([measured(2, 2, 2, 2, 2), measured(2.5, 1, 1, 1, 1)]) == 1
-    assert device.fastest([measured(1, 1, 1, 1, 1), measured(0.97, 0.97, 0.97, 0.97, 0.97)]) == 0
-    assert device.fastest([measured(1, 1, 1, 1, 1), measured(1.6)]) == 0  # far behind: not asked again
-    assert device.fastest([measured(1, 1, 1, 1, 1), iter((36.1,)).__next__]) == 0  # nor that, after its first call
-    assert device.fastest([measured(3, 3), measured(2.9, 2)]) == 1  # after two rounds, which took more than 5 seconds
+    assert device.fastest([measured(2, 2, 2, 2, 2), measured(2.5, 1, 1, 1, 1)])[0] == 1
+    assert device.fastest([measured(1, 1, 1, 1, 1), measured(0.97, 0.97, 0.97, 0.97, 0.97)])[0] == 0
+    assert device.fastest([measured(1, 1, 1, 1, 1), measured(1.6)])[0] == 0  # far behind: not asked again
+    assert device.fastest([measured(1, 1, 1, 1, 1), iter((36.1,)).__next__])[0] == 0  # nor that, after its first call
+    assert device.fastest([measured(3, 3), measured(2.9, 2)])[0] == 1  # after two rounds, which took more than 5 seconds
 
 
 def test_a_run_that_is_gone_on_with_is_not_measured_again(tmp_path, monkeypatch):
     sfumato.train("digits", tmp_path / "r", quiet=True, images=50, **TINY)
-    monkeypatch.setattr(trainer, "choose_placement", None)  # who called it would fail
+    monkeypatch.setattr(plans, "choose", None)  # who called it would fail
     with pytest.raises(UserError, match="batch was 50, now 25"):
         sfumato.train("digits", tmp_path / "r", quiet=True, images=100, **TINY | {"batch": 25})
     with pytest.raises(UserError, match="trained on other pictures"):

@@ -59,6 +59,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     precision: str = "float32"
     channels_last: bool = False
     by_layer: bool = False  # convolutions choose their memory layout
+    compiled: bool = False  # for training
     machine: str = ""
     start: str = ""  # the run whose weights training began from
 
@@ -155,6 +156,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Decides every random number of the run."""
     precision: str = "auto"
     """float32, bfloat16, or auto: whichever is measured to be faster here."""
+    compile: str = "auto"
+    """Train compiled code (torch.compile): on, off, or auto: where the time it is measured to save exceeds what it takes."""
     checkpointing: bool = False
     """Keep of each block what goes in alone and compute the rest again: the same result with less memory, in more time."""
     checkpoint_every: MaybeCount = None
@@ -188,6 +191,11 @@ class Settled(Config, frozen=True, kw_only=True, forbid_unknown_fields=True):
     batch: Count = 128
     lr: Positive = 1e-3
 
+    @property
+    def half_life(self) -> int:
+        """Images after which what a weight was counts half in the average."""
+        return self.ema or max(self.batch, (self.images or 0) // 20)
+
 
 C = TypeVar("C", bound=Config)
 
@@ -196,13 +204,14 @@ C = TypeVar("C", bound=Config)
 BUDGET = ("images", "epochs", "steps", "time")
 FREE = (
     *(*BUDGET, "checkpoint_every", "keep", "keep_older", "best", "stop_when", "strip_every", "log_every"),
-    *("precision", "checkpointing", "solver", "sampling_steps", "facts", "schema"),
+    *("precision", "compile", "checkpointing", "solver", "sampling_steps", "facts", "schema"),
 )
 
 _TABLES: dict[str, tuple[str, Iterable[str]]] = {
     "predict": ("parameterization", ROWS),
     "c_noise": ("c_noise", C_NOISE),
     "precision": ("precision", ("auto", "float32", "bfloat16")),
+    "compile": ("choice for compiling called", ("auto", "on", "off")),
     "best": ("measure of the best checkpoint called", ("loss", "kernel")),
     "stop_when": ("reason to stop called", ("plateau",)),
     "fit": ("fit", ("crop", "pad", "stretch")),

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from .config import Config, Settled, builtins, checked
+from .nets.unet import folded
 from .spec import Spec
 
 RULED = ("net", "batch", "lr")
@@ -75,12 +76,15 @@ def _network(raw: dict[str, Any], speed: Speed) -> tuple[Any, str]:
 
 def levels(shape: tuple[int, int, int]) -> tuple[int, ...]:
     """Channels of each level, as multiples of the first: as many levels as bring the picture to 8 pixels, 2 at least."""
-    side = max(shape[1:]) / (1 if max(shape[1:]) < 16 else 2)
+    side = max(shape[1:]) / folded(shape)
     return (1, *[2] * max(1, math.ceil(math.log2(side / INNERMOST))))
 
 
-def budget(config: Settled, speed: Callable[[], float]) -> Settled:
-    """The config with its budget in images, whatever it was stated in; `speed()` measures images a second."""
+def budget(config: Settled, speed: Callable[[], float], spent: float = 0.0) -> Settled:
+    """The config with its budget in images, whatever it was stated in; `speed()` measures images a second.
+
+    spent    seconds of the time that are gone already
+    """
     facts = config.facts
     assert facts is not None
     if config.images is not None and config.images >= config.batch:
@@ -92,7 +96,7 @@ def budget(config: Settled, speed: Callable[[], float]) -> Settled:
     elif config.steps is not None:
         images = config.steps * config.batch
     elif config.time is not None:
-        images = int(STEPS * config.time * speed())
+        images = int(STEPS * max(0.0, config.time - spent) * speed())
     else:
         images = min(max(LEAST, EPOCHS * facts.train), MOST)
     images = max(config.batch, images // config.batch * config.batch)

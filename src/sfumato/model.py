@@ -16,6 +16,7 @@ from .config import Facts, Settled, build_schedule
 from .data import AffineCodec
 from .denoisers import Denoiser, Denoises
 from .errors import UserError, unknown
+from .nets.unet import folded
 from .run import Run
 from .spec import Spec, choose, make
 from .training import augment, checkpoint, posthoc
@@ -305,7 +306,7 @@ def net_of(config: Settled, facts: Facts) -> Spec:
     if "classes" in known and facts.label_names:
         options["classes"] = len(facts.label_names)
     if name == "unet":
-        options["patch"] = 1 if max(facts.shape[1:]) < 16 else 2
+        options["patch"] = folded(facts.shape)
     if config.variance_weight:
         options["outputs"] = 2
     if config.augment:

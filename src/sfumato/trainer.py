@@ -1,5 +1,6 @@
 """From pictures and a Config to a trained run: what `sfumato train` and `sfumato.train` share."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,46 +12,27 @@ from torch import nn
 
 from . import defaults, draws, finetune, nets
 from .config import BUDGET, FREE, Config, Facts, Settled, build_schedule, builtins, checked
-from .data import AffineCodec, Images, Source, gather, open_source, split
+from .data import AffineCodec, Source, gather, open_source, split
 from .data.cut import Cut
 from .data.gather import LARGEST, SMALL
-from .denoisers import LOWEST, Denoiser, made_for
+from .denoisers import made_for
 from .errors import UserError
 from .losses import WEIGHTS
 from .model import MOST_STEPS, Model, assemble, build_net
+from .plan import Plan, Say
 from .run import Run
 from .spec import Spec, make
 from .training import augment, checkpoint, loop, watch
-from .training.device import Placement, device_named, machine, usual
-from .training.device import choose as choose_placement
-from .training.device import speed as measured_speed
+from .training.compiled import compiled
+from .training.device import Placement, device_named, machine
 from .training.ema import fill
 from .training.optimizers import OPTIMIZERS
 from .training.recompute import recompute
 from .training.stop import Plateau, stopping
 from .training.stream import Stream
 
-Say = Callable[[str], None]
 Progress = Callable[[int, int], None]
 QUICK = 1e6  # images a second, where a choice that asks for a speed does not matter
-TRIED = 2**16  # pixels of a channel, at most, of the pictures that a CPU is measured with
-
-
-@dataclass
-class Plan:
-    """A Config with every choice made, the pictures it is for, and why."""
-
-    config: Settled
-    train: Images
-    held_out: Images
-    reasons: list[str]
-    images: Images  # all of them
-    kind: str  # of source
-
-    @property
-    def facts(self) -> Facts:
-        assert self.config.facts is not None
-        return self.config.facts
 
 
 Watchers = Callable[[Run, Plan], Sequence[loop.Watcher]]  # those who watch a run, once it and its pictures are known
@@ -145,7 +127,7 @@ def _plan(
         if place is None:
             return QUICK
         plan, net = Plan(candidate, train, held, reasons, images, source.kind), build_net(candidate, facts)
-        return measured_speed(_trial(plan, net), net, usual(place), _at_once(plan, place), 1.0)
+        return plan.speed(net, plan.fastest(net, place)[0], 1.0)
 
     chosen, why = defaults.settle(config, speed, place.type if place else "cpu")
     return Plan(chosen, train, held, [*reasons, *why], images, source.kind)
@@ -198,15 +180,16 @@ def train(
         say(f"{plan.config.net}: {nets.parameters(built):,} parameters.")
         if plan.config.accumulate > 1 and any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in built.modules()):
             say("This network normalises over the batch: working through it in parts changes its statistics, and the result.")
-        placement = _placed(plan, run, built, place, say)
-        say(f"{placement} on {machine(place)}.")
-        chosen = msgspec.structs.replace(plan.facts, machine=machine(place), **placement.kept())
+        begun = time.perf_counter()
+        placement, faster = _placed(plan, run, built, place, say)
+        spent = time.perf_counter() - begun
+        say(f"{placement}{', compiled' * faster} on {machine(place)}.")
+        chosen = msgspec.structs.replace(plan.facts, machine=machine(place), compiled=faster, **placement.kept())
         c_noise = plan.config.c_noise or made_for(built, schedule)
         plan.config = msgspec.structs.replace(plan.config, facts=chosen, c_noise=c_noise)
         if run.started:
             plan.config = resumed(run.config(), plan.config, say)
-        trial = lambda: measured_speed(_trial(plan, built), built, placement, _at_once(plan, place), 3.0)
-        plan.config = defaults.budget(plan.config, trial)
+        plan.config = defaults.budget(plan.config, lambda: plan.speed(built, placement, 3.0, faster), spent)
         return _fit(plan, run, built, placement, watchers, say)
 
 
@@ -219,6 +202,8 @@ def _fit(plan: Plan, run: Run, net: nn.Module, placement: Placement, watchers: W
             "training never saw. The option mended=true of linear avoids it."
         )
     state = loop.start(config, net, schedule, plan.facts.sigma_data, placement)
+    if plan.facts.compiled:
+        compiled(state.net)
     saved = checkpoint.newest(run.checkpoints)
     if saved is not None:
         for note in saved.notes:
@@ -241,8 +226,7 @@ def _fit(plan: Plan, run: Run, net: nn.Module, placement: Placement, watchers: W
     run.write_config(config)
     run.write_held_out(plan.held_out.paths)
     run.rewind_log(state.images)
-    codec = AffineCodec(**plan.facts.codec)
-    stream = Stream.of(config, plan.train, codec, placement, state.denoiser.conditions)
+    stream = Stream.of(config, plan.train, plan.codec, placement, state.denoiser.conditions)
     drawn = lambda weights: assemble(weights, config, placement).preview()
     pictures = watch.Pictures(drawn, run.grid, run.records, run.loss_curve)
     everyone: list[loop.Watcher] = [watch.Log(run.log), pictures]
@@ -300,49 +284,21 @@ def _short(value: Any) -> str:
     return str(Spec.of(value)) if isinstance(value, dict) else str(value)
 
 
-def _placed(plan: Plan, run: Run, net: nn.Module, place: torch.device, say: Say) -> Placement:
-    """Where a run is trained: as is measured to be the fastest, or as before, so that it goes on bit for bit.
+def _placed(plan: Plan, run: Run, net: nn.Module, place: torch.device, say: Say) -> tuple[Placement, bool]:
+    """Where a run is trained, and whether compiled: as is measured to be the fastest, or as before, to go on bit for bit.
 
-    A run that is gone on with keeps its precision unless another is asked for, and on the same machine its layout.
+    A run that is gone on with keeps its precision unless another is asked for, and on the same machine the rest.
     """
     asked, before = plan.config.precision, run.config().facts if run.started else None
     if before is not None and before.machine == machine(place):
-        found = Placement.of(place, before)
+        found, each = Placement.of(place, before), 0.0
     else:
-        found = choose_placement(_trial(plan, net), net, place, asked, _signature(plan), say)
+        found, each = plan.fastest(net, place, say)
     precision = found.precision if before is None else before.precision if asked == "auto" else asked
-    return replace(found, precision=precision)
-
-
-def _trial(plan: Plan, net: nn.Module) -> Callable[[nn.Module, Placement], None]:
-    """One forward and backward pass, as the loop does them, on real pictures; for measuring."""
-    config, facts = plan.config, plan.facts
-    schedule = build_schedule(config)
-    codec = AffineCodec(**facts.codec)
-
-    def step(net: nn.Module, placement: Placement) -> None:
-        positions = torch.arange(_at_once(plan, placement.device))
-        denoiser = Denoiser(net.train(), schedule, config.predict, config.c_noise, facts.sigma_data)
-        x0, cond = Stream.of(config, plan.train, codec, placement, denoiser.conditions).batch(positions)
-        t = torch.full((len(positions),), schedule.time(LOWEST / 6), dtype=torch.float64)
-        with placement.autocast():
-            loss = loop.loss_of(config, denoiser, x0, t, torch.zeros_like(x0), cond)
-        loss.mean().backward()
-        net.zero_grad(set_to_none=True)
-
-    return step
-
-
-def _at_once(plan: Plan, device: torch.device) -> int:
-    """How many pictures a measurement takes: those of a step, on a CPU fewer, for there a step may take minutes."""
-    count, (_, height, width) = -(-plan.config.batch // plan.config.accumulate), plan.facts.shape
-    return min(count, max(2, TRIED // (height * width))) if device.type == "cpu" else count
-
-
-def _signature(plan: Plan) -> str:
-    config = plan.config
-    more = " told" * bool(config.augment) + " checkpointing" * config.checkpointing
-    return f"{config.net} {plan.facts.shape} {config.batch} {config.accumulate}{more}"
+    found = replace(found, precision=precision)
+    if before is not None and before.machine == machine(place) and plan.config.compile == "auto":
+        return found, before.compiled
+    return found, plan.compiles(net, found, each, say)
 
 
 @dataclass(frozen=True)
@@ -360,7 +316,6 @@ class Estimate:
 def estimate(plan: Plan, device: str | None = None, seconds: float = 3.0) -> Estimate:
     """What training by a plan would take on a device, from about so many seconds of training steps; 0 measures nothing.
 
-    A CPU is measured in float32 unless the config says otherwise.
     Nothing of the plan is changed. Raises UserError as `train` does.
     """
     place, config = device_named(device), plan.config
@@ -372,11 +327,8 @@ def estimate(plan: Plan, device: str | None = None, seconds: float = 3.0) -> Est
     if not seconds:
         known = config if config.time else defaults.budget(config, lambda: 0.0)
         return Estimate(known, parameters, config.precision, machine(place), seconds=config.time)
-    if place.type == "cpu":
-        placement = usual(place, config.precision)
-    else:
-        placement = choose_placement(_trial(plan, net), net, place, config.precision, _signature(plan))
-    speed = measured_speed(_trial(plan, net), net, placement, _at_once(plan, place), seconds)
+    placement, _ = plan.fastest(net, place)
+    speed = plan.speed(net, placement, seconds)
     config = defaults.budget(config, lambda: speed)
     needed = (config.images or 0) / (defaults.STEPS * speed)
     return Estimate(config, parameters, placement.precision, machine(place), speed, needed)

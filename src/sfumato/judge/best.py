@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from ..model import assemble
+from ..plan import Plan
 from ..run import Run
-from ..trainer import Plan
 from ..training import checkpoint
 from ..training.device import Placement, device_named
 from ..training.loop import Event

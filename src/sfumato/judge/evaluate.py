@@ -23,8 +23,8 @@ from .. import picture, trainer
 from ..disk import replace_text
 from ..errors import UserError
 from ..model import Model, load
+from ..plan import Plan
 from ..run import Run
-from ..trainer import Plan
 from . import bands, likelihood, report
 from .drawn import KEPT, Drawn, drawn
 from .features import chosen, extract, features, reference

@@ -23,7 +23,7 @@ from ..data import AffineCodec, Images
 from ..disk import cache_folder, whole_file
 from ..errors import UserError, unknown
 from ..interop import weights as files
-from ..trainer import Plan
+from ..plan import Plan
 from ..training.augment import cut, offsets
 from ..training.device import device_named
 from ..training.ema import fill, tensors

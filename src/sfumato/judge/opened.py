@@ -10,10 +10,11 @@ from .. import draws, finetune, trainer
 from ..data import Images
 from ..errors import UserError
 from ..model import Model
+from ..plan import Plan
 from ..training.stream import Stream
 
 
-def opened(model: Model, progress: trainer.Progress | None = None, data: Any = None) -> trainer.Plan:
+def opened(model: Model, progress: trainer.Progress | None = None, data: Any = None) -> Plan:
     """The plan that a model was trained by: its pictures, those held out, with the labels that its network knows.
 
     data   where they are, if that is not where they were in training: another path, or the array that was no file then

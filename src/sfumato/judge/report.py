@@ -262,6 +262,6 @@ def facts(config: Config) -> list[tuple[str, str]]:
         ("sigma_data", number(found.sigma_data)),
         ("begun from", found.start),
         ("machine", found.machine),
-        ("precision", f"{found.precision}, {layout}"),
+        ("precision", f"{found.precision}, {layout}{', compiled' * found.compiled}"),
     ]
     return [(name, value) for name, value in rows if value]

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 
 from ..config import builtins
+from ..plan import Plan
 from ..run import Run
-from ..trainer import Plan
 from ..training import loggers
 from ..training.loop import Watcher
 from ..training.watch import careful

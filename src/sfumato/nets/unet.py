@@ -17,6 +17,11 @@ from .conditions import Condition
 from .init import zero
 
 
+def folded(shape: tuple[int, int, int]) -> int:
+    """Side of the square of pixels that is folded into channels, `patch`, for pictures (C, H, W), unless said."""
+    return 1 if max(shape[1:]) < 16 else 2
+
+
 class Embedding(nn.Module):
     """c_noise (B,) and label (B,) -> (B, width): Fourier features of the one beside a code of the other, through an MLP.
 

@@ -84,11 +84,6 @@ def device_named(name: str | None) -> torch.device:
     return device
 
 
-def usual(device: torch.device, asked: str = "auto") -> Placement:
-    """Where nothing has been measured yet: bfloat16 on accelerators, float32 on CPUs, unless another precision is asked for."""
-    return Placement(device, ("float32" if device.type == "cpu" else "bfloat16") if asked == "auto" else asked)
-
-
 def machine(device: torch.device) -> str:
     """What a measurement belongs to: processor, threads and torch version."""
     if device.type == "cuda":
@@ -113,8 +108,8 @@ def choose(
     asked: str,
     name: str,
     say: Callable[[str], None] = lambda text: None,
-) -> Placement:
-    """The fastest placement for a network's training step, measured once per machine and network and then remembered.
+) -> tuple[Placement, float]:
+    """The fastest placement for a network's training step, measured once per machine and network, and the step's seconds.
 
     step     runs one forward and backward pass of a network in a placement
     asked    'float32' or 'bfloat16' to decide only the layout, 'auto' to decide both
@@ -124,36 +119,32 @@ def choose(
     precisions = ["float32", "bfloat16"] if asked == "auto" else [asked]
     chooses = (False, True) if device.type == "cpu" else (False,)
     candidates = [Placement(device, *each) for each in itertools.product(precisions, (False, True), chooses)]
-    file = cache_folder() / "placements.json"
-    key = hashlib.blake2b(f"{machine(device)}|{name}|{[*map(str, candidates)]}".encode(), digest_size=12).hexdigest()
-    known = _read(file)
-    if key not in known:
+    key = address(device, f"{name}|{[*map(str, candidates)]}")
+    known = recalled("placements.json", key)
+    if not (isinstance(known, dict) and "seconds" in known):
         say("Measuring which precision and memory layout are fastest for this network here: a few dozen steps, once.")
-        best = candidates[fastest([partial(_seconds, step, net, p) for p in candidates])]
-        known = _read(file) | {key: best.kept()}
-        with contextlib.suppress(OSError):  # a cache that cannot be written costs a measurement next time, no more
-            file.parent.mkdir(parents=True, exist_ok=True)
-            replace_text(file, json.dumps(known, indent=1))
-    return Placement(device, **known[key])
+        best, seconds = fastest([partial(_seconds, step, net, p) for p in candidates])
+        known = candidates[best].kept() | {"seconds": seconds}
+        remember("placements.json", key, known)
+    seconds = known.pop("seconds")
+    return Placement(device, **known), seconds
 
 
-def speed(
-    step: Callable[[nn.Module, Placement], None], net: nn.Module, placement: Placement, images: int, seconds: float
-) -> float:
-    """Images a second of a training step of `images` pictures, measured for about so many seconds on a copy."""
-    net = placement.net(copy.deepcopy(net))
-    step(net, placement)
-    _wait(placement.device)
+def speed(step: Callable[[], object], device: torch.device, images: int, seconds: float) -> float:
+    """Images a second of a step of `images` pictures, measured for about so many seconds after two to warm up."""
+    for _ in range(2):
+        step()
+    _wait(device)
     start, steps = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:
-        step(net, placement)
-        _wait(placement.device)
+        step()
+        _wait(device)
         steps += 1
     return steps * images / (time.perf_counter() - start)
 
 
-def fastest(measures: list[Callable[[], float]], rounds: int = 5, lead: float = 0.95, enough: float = 5.0) -> int:
-    """Which of several measurements of seconds is the smallest; the first unless another is below `lead` times it.
+def fastest(measures: list[Callable[[], float]], rounds: int = 5, lead: float = 0.95, enough: float = 5.0) -> tuple[int, float]:
+    """Which of several measurements of seconds is the smallest, and it; the first unless another is below `lead` times it.
 
     They are taken in turns, so that whatever else the machine does meets all of them; the best of each counts. Those that
     are far behind after a round are not measured again, nor is one whose first call, which also allocates and compiles,
@@ -174,8 +165,8 @@ def fastest(measures: list[Callable[[], float]], rounds: int = 5, lead: float = 
         running = [i for i in running if best[i] <= 1.5 * min(best)]
         if turn and spent >= enough:
             break
-    winner = best.index(min(best))
-    return winner if best[winner] < lead * best[0] else 0
+    winner = best.index(min(best)) if min(best) < lead * best[0] else 0
+    return winner, best[winner]
 
 
 def _seconds(step: Callable[[nn.Module, Placement], None], net: nn.Module, placement: Placement) -> float:
@@ -190,6 +181,27 @@ def _seconds(step: Callable[[nn.Module, Placement], None], net: nn.Module, place
 def _wait(device: torch.device) -> None:
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
+
+
+# ---- what was measured, kept for another time ------------------------------------------------------------------------
+
+
+def address(device: torch.device, name: str) -> str:
+    """Where a measurement of what `name` says, on this machine, is kept."""
+    return hashlib.blake2b(f"{machine(device)}|{name}".encode(), digest_size=12).hexdigest()
+
+
+def recalled(file: str, key: str) -> Any:
+    """What was remembered in a file of the cache folder, or None."""
+    return _read(cache_folder() / file).get(key)
+
+
+def remember(file: str, key: str, value: Any) -> None:
+    """Keep what JSON can hold; a cache that cannot be written costs a measurement next time, no more."""
+    path = cache_folder() / file
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(path, json.dumps(_read(path) | {key: value}, indent=1))
 
 
 def _read(file: Path) -> dict:

@@ -29,7 +29,7 @@ class EMA:
             theirs = tensors(net)
             self._facing = net, [(mine, theirs[name]) for name, mine in tensors(self.net).items()]
         floating = [pair for pair in self._facing[1] if pair[0].is_floating_point()]
-        torch._foreach_lerp_(*map(list, zip(*floating, strict=True)), self.share(images, batch))
+        torch._foreach_lerp_([mine for mine, _ in floating], [other for _, other in floating], self.share(images, batch))
         for mine, other in self._facing[1]:
             if not mine.is_floating_point():
                 mine.copy_(other)

@@ -1,4 +1,4 @@
-"""The training loop, on one screen: draw, noise, predict, weigh, step, average, log, save."""
+"""The training loop, on one screen: draw, noise, predict, weigh, step, average; log, save."""
 
 import contextlib
 import time
@@ -65,6 +65,7 @@ class Event:
 
 
 Watcher = Callable[[Event], None]
+Waiting = contextlib.AbstractContextManager[None]
 
 
 def train(
@@ -77,42 +78,14 @@ def train(
     stop: Callable[[], bool] = lambda: False,
 ) -> State:
     """Train until `config.images` have been seen or `stop()` says so, saving checkpoints in `folder`."""
-    budget, seed, placement = config.images or 0, config.seed, stream.placement
+    budget = config.images or 0
     score = lambda: held_out_loss(config, state, held_out, stream) if config.best == "loss" else None
     keep = lambda: save(folder, config, state, score())
     tell = lambda kind, record=None: [watcher(Event(kind, state, budget, record)) for watcher in watch]
     log_every, clock = config.log_every or max(config.batch, budget // 200), _Clock(state.images)
-    parameters = list(state.net.parameters())
     tell("start")
     while state.images < budget and not stop():
-        if not state.net.training:  # watchers may have drawn
-            state.net.train()
-        positions = torch.arange(state.images, state.images + config.batch)
-        rate = learning_rate(config, state.images)
-        for group in state.optimizer.param_groups:
-            group["lr"] = rate
-        for micro, part in enumerate(positions.chunk(config.accumulate)):
-            with clock.waiting():
-                x0, cond = stream.batch(part)
-            t = times(config.times, state.denoiser, draws.golden(seed, "time", part))
-            keys = draws.keys(seed, "noise", part).to(x0.device, non_blocking=True)
-            eps = placement.images(draws.normal(keys, x0.shape[1:]))  # drawn where it is needed
-            torch.manual_seed(int(draws.words(draws.keys(seed, "dropout", state.images, micro), 1)))  # torch draws its masks
-            with placement.autocast():
-                loss = loss_of(config, state.denoiser, x0, t, eps, cond)
-            tally(state, loss.detach(), t)
-            if state.uncertainty is not None:
-                loss = state.uncertainty.weighed(loss, state.denoiser.schedule.log_snr(t))
-            (loss.sum() / config.batch).backward()
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        state.grad_norm = nn.utils.get_total_norm(gradients, foreach=True)
-        if config.clip:
-            nn.utils.clip_grads_with_norm_(parameters, config.clip, state.grad_norm, foreach=True)
-        state.optimizer.step()
-        state.optimizer.zero_grad(set_to_none=True)
-        state.images += config.batch
-        for average in (state.ema, *state.averages.values()):
-            average.update(state.net, state.images, config.batch)
+        rate = step(config, stream, state, clock.waiting)
         tell("step")
 
         if crossed(state.images, config.batch, log_every) or state.images >= budget:
@@ -129,6 +102,44 @@ def train(
     tell("checkpoint")
     tell("end")
     return state
+
+
+def step(config: Settled, stream: Stream, state: State, waiting: Callable[[], Waiting] = contextlib.nullcontext) -> float:
+    """Draw the next batch, noise it, predict, weigh, step and average; returns the learning rate of the step.
+
+    waiting    a context for what waits for data
+    """
+    seed, placement = config.seed, stream.placement
+    if not state.net.training:  # watchers may have drawn
+        state.net.train()
+    positions = torch.arange(state.images, state.images + config.batch)
+    rate = learning_rate(config, state.images)
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+    for micro, part in enumerate(positions.chunk(config.accumulate)):
+        with waiting():
+            x0, cond = stream.batch(part)
+        t = times(config.times, state.denoiser, draws.golden(seed, "time", part))
+        keys = draws.keys(seed, "noise", part).to(x0.device, non_blocking=True)
+        eps = placement.images(draws.normal(keys, x0.shape[1:]))  # drawn where it is needed
+        torch.manual_seed(int(draws.words(draws.keys(seed, "dropout", state.images, micro), 1)))  # torch draws its masks
+        with placement.autocast():
+            loss = loss_of(config, state.denoiser, x0, t, eps, cond)
+        tally(state, loss.detach(), t)
+        if state.uncertainty is not None:
+            loss = state.uncertainty.weighed(loss, state.denoiser.schedule.log_snr(t))
+        (loss.sum() / config.batch).backward()
+    parameters = list(state.net.parameters())
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    state.grad_norm = nn.utils.get_total_norm(gradients, foreach=True)
+    if config.clip:
+        nn.utils.clip_grads_with_norm_(parameters, config.clip, state.grad_norm, foreach=True)
+    state.optimizer.step()
+    state.optimizer.zero_grad(set_to_none=True)
+    state.images += config.batch
+    for average in (state.ema, *state.averages.values()):
+        average.update(state.net, state.images, config.batch)
+    return rate
 
 
 def loss_of(config: Settled, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: dict[str, Any]) -> Tensor:
@@ -193,11 +204,10 @@ def start(config: Settled, net: nn.Module, schedule: Schedule, sigma_data: float
     """The state before the first image; with the network moved to its place."""
     net = placement.net(net)
     denoiser = Denoiser(net, schedule, config.predict, config.c_noise, sigma_data)
-    half_life = config.ema or max(config.batch, (config.images or 0) // 20)
     kept = posthoc.LENGTHS if config.posthoc else ()
     averages = {posthoc.name_of(length): PowerEMA(net, posthoc.exponent(length)) for length in kept}
     uncertainty = losses.Uncertainty().to(placement.device) if config.uncertainty else None
-    state = State(denoiser, EMA(net, half_life), averages, uncertainty)
+    state = State(denoiser, EMA(net, config.half_life), averages, uncertainty)
     state.optimizer = choose(OPTIMIZERS, config.optimizer, "optimizer")(list(state.parameters.values()), config.lr)
     state.tally = state.tally.to(placement.device)
     return state

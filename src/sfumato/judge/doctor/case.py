@@ -16,6 +16,7 @@ from ...data import AffineCodec, Images
 from ...data.survey import Survey, survey
 from ...errors import UserError
 from ...model import Model, build_net, load
+from ...plan import Plan
 from ...run import Run
 from ...schedules import diffuse
 from ...training import loop
@@ -45,7 +46,7 @@ class Case:
         data: Any = None,
         net: nn.Module | None = None,
         device: str | None = None,
-        plan: trainer.Plan | None = None,
+        plan: Plan | None = None,
         progress: Callable[[int, int], None] | None = None,
     ):
         self.config, self.run, self.data, self.net, self.device, self.progress = config, run, data, net, device, progress
@@ -54,7 +55,7 @@ class Case:
     # ---- the pictures ------------------------------------------------------------------------------------------------
 
     @cached_property
-    def plan(self) -> trainer.Plan:
+    def plan(self) -> Plan:
         """The pictures, split as in training."""
         if self.given is not None:
             return self.given

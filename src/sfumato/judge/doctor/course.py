@@ -1,5 +1,6 @@
 """Checks of the settings and of the log: they cost nothing, and are made while a run trains."""
 
+import msgspec
 import numpy as np
 
 from ...config import build_schedule
@@ -29,10 +30,10 @@ def memory_of_average(case: Case) -> Finding:
     With a half-life of half the run, a quarter of the average is what the weights were at first, or before they had settled.
     """
     config, budget = case.config, case.config.images or 0
-    half_life = config.ema or max(config.batch, budget // 20)
+    half_life, usual = config.half_life, msgspec.structs.replace(config, ema=None).half_life
     figure = f"The half-life of the averaged weights, in images, is {half_life:,}, in a run of {budget:,}."
     cause = "The average still remembers the beginning of the run."
-    mend = f"Train with --ema {max(config.batch, budget // 20)}."
+    mend = f"Train with --ema {usual}."
     return graded(half_life, max(budget / 2, config.batch), np.inf, figure, cause, mend)
 
 

@@ -82,8 +82,7 @@ def averaged(case: Case) -> Finding:
     """
     average, raw = case.errors("ema").mean(1), case.errors("model").mean(1)
     ratio = float((average / raw).log().mean().exp())
-    half_life = case.config.ema or (case.config.images or 0) // 20
-    lengths = f"half-life {half_life:,}, {case.model.images:,} images seen"
+    lengths = f"half-life {case.config.half_life:,}, {case.model.images:,} images seen"
     figure = f"The error of the averaged weights is {ratio:.2f} times that of the raw ones ({lengths})."
     cause = "The average lags behind: its half-life is too long for this run, or it was not updated."
     return graded(ratio, 1.2, 1.5, figure, cause, "Train with a shorter --ema; until then draw with `sfumato sample --raw`.")

@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from ...plan import Plan
 from ...run import Run
-from ...trainer import Plan
 from ...training.loop import Event
 from . import Case, Finding, made
 from .findings import keep, ordered

@@ -1,0 +1,48 @@
+"""What torch.compile gains and takes: python bench/compiled.py DATA "FLAGS" ["FLAGS" ...] [--rounds 5]
+
+FLAGS are those of `sfumato train`, in quotes. Images a second of training steps without and with, in turns (medians of two
+seconds each), in the precision and layout that are the fastest without; the seconds that compiling takes with nothing kept, and
+the time from which it pays.
+"""
+
+import argparse
+import os
+import shlex
+import statistics
+import tempfile
+import time
+
+import torch
+from _side_by_side import heading
+
+from sfumato import trainer
+from sfumato.commands.chosen import Choices, read
+from sfumato.model import build_net
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("flags", nargs="+", metavar="FLAGS")
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    print(f"{heading()}\n\n| flags | in | images/s | compiled | saved | compiling | pays from |\n|---|---|---|---|---|---|---|")
+    for flags in args.flags:
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+            plan = trainer.prepare(args.data, read(Choices, [args.data, *shlex.split(flags)], "sfumato train", "")[0].config)
+            net = build_net(plan.config, plan.facts)
+            placement, _ = plan.fastest(net, torch.device("cpu"))
+            begun = time.perf_counter()
+            plan.speed(net, placement, 0.0, True)
+            cost = time.perf_counter() - begun
+            turns = [[plan.speed(net, placement, 2.0, faster) for faster in (False, True)] for _ in range(args.rounds)]
+        plain, ready = map(statistics.median, zip(*turns, strict=True))
+        saved = 1 - plain / ready
+        pays = f"{cost / saved / 60:.1f} min" if saved > 0 else "never"
+        cells = (f"`{flags}`", placement, f"{plain:.1f}", f"{ready:.1f}", f"{saved:.0%}", f"{cost:.0f} s", pays)
+        print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""A training that is fully said, and what it takes on a machine: measured with steps of it."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+import torch
+from torch import nn
+
+from . import defaults
+from .config import Facts, Settled, build_schedule
+from .data import AffineCodec, Images
+from .denoisers import LOWEST, Denoiser
+from .nets import parameters
+from .training import loop
+from .training.compiled import compiled, worthwhile
+from .training.device import Placement, address, choose
+from .training.device import speed as measured_speed
+from .training.stream import Stream
+
+Say = Callable[[str], None]
+TRIED = 2**16  # pixels of a channel, at most, of the pictures that a CPU is measured with
+
+
+def silent(text: str) -> None:
+    """Tell nobody."""
+
+
+@dataclass
+class Plan:
+    """A Config with every choice made, the pictures it is for, and why."""
+
+    config: Settled
+    train: Images
+    held_out: Images
+    reasons: list[str]
+    images: Images  # all of them
+    kind: str  # of source
+
+    @property
+    def facts(self) -> Facts:
+        assert self.config.facts is not None
+        return self.config.facts
+
+    @property
+    def codec(self) -> AffineCodec:
+        return AffineCodec(**self.facts.codec)
+
+    def fastest(self, net: nn.Module, device: torch.device, say: Say = silent) -> tuple[Placement, float]:
+        """The placement that trains the network fastest, measured once and remembered, and its seconds for a picture."""
+        found, seconds = choose(self.trial(), net, device, self.config.precision, self._signature(net), say)
+        return found, seconds / self._at_once(device)
+
+    def compiles(self, net: nn.Module, placement: Placement, each: float, say: Say = silent) -> bool:
+        """Whether training is shorter with compiled code, at so many seconds for a picture without; measured and remembered.
+
+        Raises UserError where it is asked for and fails.
+        """
+        seconds = self.config.time or each * (defaults.budget(self.config, lambda: 0.0).images or 0)
+        key = address(placement.device, f"{self._signature(net)} {placement}")
+        return worthwhile(lambda faster: self.speed(net, placement, 2.0, faster), self.config.compile, seconds, key, say)
+
+    def speed(self, net: nn.Module, placement: Placement, seconds: float, faster: bool = False) -> float:
+        """Images a second of a copy of the network in training, measured for about so many seconds.
+
+        faster    with compiled code
+        """
+        count = self._at_once(placement.device)
+        config = msgspec.structs.replace(self.config, images=self.config.images or 10**9, batch=count, accumulate=1)
+        state = loop.start(config, copy.deepcopy(net), build_schedule(config), self.facts.sigma_data, placement)
+        if faster:
+            compiled(state.net)
+        stream = Stream.of(config, self.train, self.codec, placement, state.denoiser.conditions)
+        return measured_speed(lambda: loop.step(config, stream, state), placement.device, count, seconds)
+
+    def trial(self) -> Callable[[nn.Module, Placement], None]:
+        """One forward and backward pass, as the loop does them, on real pictures; to compare placements."""
+        config, schedule = self.config, build_schedule(self.config)
+
+        def step(net: nn.Module, placement: Placement) -> None:
+            positions = torch.arange(self._at_once(placement.device))
+            denoiser = Denoiser(net.train(), schedule, config.predict, config.c_noise, self.facts.sigma_data)
+            x0, cond = Stream.of(config, self.train, self.codec, placement, denoiser.conditions).batch(positions)
+            t = torch.full((len(positions),), schedule.time(LOWEST / 6), dtype=torch.float64)
+            with placement.autocast():
+                loss = loop.loss_of(config, denoiser, x0, t, torch.zeros_like(x0), cond)
+            loss.mean().backward()
+            net.zero_grad(set_to_none=True)
+
+        return step
+
+    def _at_once(self, device: torch.device) -> int:
+        """How many pictures a measurement takes: those of a step, on a CPU fewer, for there a step may take minutes."""
+        count, (_, height, width) = -(-self.config.batch // self.config.accumulate), self.facts.shape
+        return min(count, max(2, TRIED // (height * width))) if device.type == "cpu" else count
+
+    def _signature(self, net: nn.Module) -> str:
+        """What tells this network and its batches from others."""
+        config = self.config
+        more = " told" * bool(config.augment) + " checkpointing" * config.checkpointing
+        return f"{config.net} {parameters(net)} {self.facts.shape} {config.batch} {config.accumulate}{more}"

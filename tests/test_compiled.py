@@ -1,0 +1,112 @@
+"""torch.compile: the same training, where it pays. What is slow is the compiler; most of this goes without it."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import sfumato
+from sfumato import defaults, trainer
+from sfumato import plan as plans
+from sfumato.config import Config
+from sfumato.errors import UserError
+from sfumato.run import Run
+from sfumato.training import compiled
+from sfumato.training.device import Placement, recalled
+
+TINY = {"net": "unet:width=8,mults=(1,)", "batch": 25, "precision": "float32", "sampling_steps": 2}
+
+
+@pytest.fixture(autouse=True)
+def no_compiler(monkeypatch, tmp_path, request):
+    monkeypatch.setenv("SFUMATO_CACHE", str(tmp_path / "cache"))
+    if "slow" not in request.keywords:
+        monkeypatch.setattr(compiled, "BACKEND", "eager")
+
+
+def told(faster, asked="auto", seconds=1000.0, key="k"):
+    """What is decided where plain code makes 100 images a second and compiled code so many; and what was said."""
+    said, speeds = [], {False: 100.0, True: faster}
+    decided = compiled.worthwhile(speeds.__getitem__, asked, seconds, key, said.append)
+    return decided, said
+
+
+def test_a_training_too_short_to_gain_is_not_measured():
+    short = compiled.COST / compiled.HOPED
+    assert told(None, seconds=short) == (False, [])
+    assert told(None, "off", 1e9) == (False, [])
+    assert told(200.0, seconds=short * 1.01)[0] is True
+
+
+def test_a_gain_is_measured_once_and_held_against_what_is_left_of_the_cost(monkeypatch):
+    """Twice the speed saves half of the time: from then on whatever is longer than twice the cost is compiled."""
+    clock = iter([0.0, 60.0])
+    monkeypatch.setattr(compiled.time, "perf_counter", lambda: next(clock))
+    assert told(200.0, key="fast")[0] is True
+    assert recalled("compiled.json", "fast") == [0.5, 10.0]  # the code is kept: a sixth of the cost
+    assert told(None, seconds=21, key="fast") == (True, [])
+    assert told(None, seconds=19, key="fast") == (False, [])
+    assert told(None, "on", 19, key="fast") == (True, [])
+
+
+def test_what_does_not_gain_is_not_compiled():
+    assert told(90.0, key="slow")[0] is False
+    assert told(None, seconds=1e9, key="slow") == (False, [])
+    assert told(None, "on", key="slow") == (True, [])
+
+
+def broken(faster):
+    if faster:
+        raise RuntimeError("no C++ compiler\nand more")
+    return 100.0
+
+
+def test_where_it_fails_the_network_is_trained_as_it_is():
+    said = []
+    assert compiled.worthwhile(broken, "auto", 1e4, "k", said.append) is False
+    assert "does not work here (no C++ compiler). The network is trained as it is." in said[-1]
+    with pytest.raises(UserError, match=r"\(no C\+\+ compiler\). Train without it: --compile off"):
+        compiled.worthwhile(broken, "on", 1e4, "other", said.append)
+
+
+def test_a_run_keeps_it_and_its_averages_are_not_compiled(tmp_path, monkeypatch):
+    monkeypatch.setattr(plans, "choose", lambda *_: (Placement(torch.device("cpu")), 0.0))
+    monkeypatch.setattr(plans, "measured_speed", lambda step, *_: step() and 100.0)
+    said = []
+    config = lambda images, **more: sfumato.config.checked(Config(**TINY | {"images": images} | more))
+    run = Run.of(tmp_path / "r")
+    model = trainer.train("digits", config(50, compile="on"), run, say=said.append)
+    assert any(text.startswith("float32") and "compiled on" in text for text in said)
+    assert run.config().facts.compiled
+    assert model.denoiser.net.net._compiled_call_impl is None
+    seen = []
+    trainer.train("digits", config(100), run, None, lambda run, plan: [lambda event: seen.append(event.state.net)])
+    assert run.config().facts.compiled
+    assert all(net._compiled_call_impl is not None for net in seen)
+    trainer.train("digits", config(150, compile="off"), run)
+    assert not run.config().facts.compiled
+
+
+def test_the_time_that_compiling_takes_is_taken_off_the_budget():
+    facts = trainer.prepare("digits", Config()).facts
+    config = sfumato.config.checked(Config(**TINY | {"time": 100, "facts": facts, "lr": 1e-3}), sfumato.config.Settled)
+    images = lambda spent: defaults.budget(config, lambda: 10.0, spent).images
+    assert images(0.0) == int(1000 * defaults.STEPS) // 25 * 25
+    assert images(60.0) == int(400 * defaults.STEPS) // 25 * 25
+    assert images(200.0) == 25  # a step is always a whole batch
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler")
+def test_compiled_training_is_the_same_but_for_rounding(tmp_path):
+    """Elementwise, after four steps from the same weights on the same pictures, in float32."""
+    weights = {}
+    for choice in ("on", "off"):
+        raw = TINY | {"images": 100, "compile": choice, "lr": 1e-3, "held_out": 0.0}
+        sfumato.train("digits", tmp_path / choice, quiet=True, **raw)
+        net = sfumato.load(tmp_path / choice, weights="model").denoiser.net.net
+        weights[choice] = {name: tensor.numpy() for name, tensor in net.state_dict().items()}
+    assert Run(tmp_path / "on").config().facts.compiled
+    for name, found in weights["on"].items():
+        np.testing.assert_allclose(found, weights["off"][name], rtol=1e-3, atol=2e-4, err_msg=name)
