@@ -37,6 +37,7 @@ class State:
     averages: Mapping[str, EMA] = field(default_factory=dict)  # of which others are made after training, by name
     uncertainty: losses.Uncertainty | None = None
     optimizer: torch.optim.Optimizer = field(init=False)
+    weights: list[nn.Parameter] = field(init=False)  # of the network, looked up once
     images: int = 0  # position in the training stream
     tally: Tensor = field(default_factory=lambda: torch.zeros(len(BANDS) + 1, 2))  # sum and count of losses by band
     grad_norm: Tensor = field(default_factory=lambda: torch.zeros(()))  # of the last step
@@ -122,24 +123,30 @@ def step(config: Settled, stream: Stream, state: State, waiting: Callable[[], Wa
         t = times(config.times, state.denoiser, draws.golden(seed, "time", part))
         keys = draws.keys(seed, "noise", part).to(x0.device, non_blocking=True)
         eps = placement.images(draws.normal(keys, x0.shape[1:]))  # drawn where it is needed
-        torch.manual_seed(int(draws.words(draws.keys(seed, "dropout", state.images, micro), 1)))  # torch draws its masks
+        seeded(placement.device, int(draws.words(draws.keys(seed, "dropout", state.images, micro), 1)))  # torch draws its masks
         with placement.autocast():
             loss = loss_of(config, state.denoiser, x0, t, eps, cond)
         tally(state, loss.detach(), t)
         if state.uncertainty is not None:
             loss = state.uncertainty.weighed(loss, state.denoiser.schedule.log_snr(t))
         (loss.sum() / config.batch).backward()
-    parameters = list(state.net.parameters())
-    gradients = [p.grad for p in parameters if p.grad is not None]
+    gradients = [p.grad for p in state.weights if p.grad is not None]
     state.grad_norm = nn.utils.get_total_norm(gradients, foreach=True)
     if config.clip:
-        nn.utils.clip_grads_with_norm_(parameters, config.clip, state.grad_norm, foreach=True)
+        nn.utils.clip_grads_with_norm_(state.weights, config.clip, state.grad_norm, foreach=True)
     state.optimizer.step()
     state.optimizer.zero_grad(set_to_none=True)
     state.images += config.batch
     for average in (state.ema, *state.averages.values()):
         average.update(state.net, state.images, config.batch)
     return rate
+
+
+def seeded(device: torch.device, seed: int) -> None:
+    """As torch.manual_seed, for the CPU and one device alone, which takes a fiftieth of the time."""
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
 
 
 def loss_of(config: Settled, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: dict[str, Any]) -> Tensor:
@@ -209,6 +216,7 @@ def start(config: Settled, net: nn.Module, schedule: Schedule, sigma_data: float
     uncertainty = losses.Uncertainty().to(placement.device) if config.uncertainty else None
     state = State(denoiser, EMA(net, config.half_life), averages, uncertainty)
     state.optimizer = choose(OPTIMIZERS, config.optimizer, "optimizer")(list(state.parameters.values()), config.lr)
+    state.weights = list(net.parameters())
     state.tally = state.tally.to(placement.device)
     return state
 
