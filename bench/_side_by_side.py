@@ -5,9 +5,7 @@ import subprocess
 import time
 from collections.abc import Callable
 
-import torch
-
-from sfumato.training.device import machine
+from sfumato.training.device import best_device, machine
 
 
 def compare(candidates: dict[str, Callable[[], object]], rounds: int = 15) -> dict[str, float]:
@@ -26,4 +24,4 @@ def compare(candidates: dict[str, Callable[[], object]], rounds: int = 15) -> di
 def heading() -> str:
     """Machine, torch and commit."""
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
-    return f"{machine(torch.device('cpu'))}, commit {commit or 'unknown'}"
+    return f"{machine(best_device())}, commit {commit or 'unknown'}"

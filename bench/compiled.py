@@ -12,12 +12,12 @@ import statistics
 import tempfile
 import time
 
-import torch
 from _side_by_side import heading
 
 from sfumato import trainer
 from sfumato.commands.chosen import Choices, read
 from sfumato.model import build_net
+from sfumato.training.device import best_device
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
             plan = trainer.prepare(args.data, read(Choices, [args.data, *shlex.split(flags)], "sfumato train", "")[0].config)
             net = build_net(plan.config, plan.facts)
-            placement, _ = plan.fastest(net, torch.device("cpu"))
+            placement, _ = plan.fastest(net, best_device())
             begun = time.perf_counter()
             plan.speed(net, placement, 0.0, True)
             cost = time.perf_counter() - begun

@@ -1,8 +1,8 @@
 """What to train with when time is short: python bench/short.py DATA OUT NAME=FLAGS [NAME=FLAGS ...] [--seconds 60]
 
-FLAGS are those of `sfumato train`, in quotes. Candidates are first timed in turns, so that
-whatever else the machine does meets all of them; then each is trained, alone, on as many images as it would see in so many
-seconds of which a fifth is not spent on steps. So the comparison is of equal time even where the machine is not quiet.
+FLAGS are those of `sfumato train`, in quotes. Candidates are first timed in turns, so that whatever else the machine does meets
+all of them; then each is trained, alone, on as many images as it would see in so many seconds, of which `defaults.STEPS` is
+spent on steps. So the comparison is of equal time even where the machine is not quiet.
 
 Judged by the held-out loss and by the distance of samples to held-out pictures, in the features of a network trained on the
 training part of DATA: name pictures that no result is reported on. What is there in OUT is not done again. Prints a table and
@@ -16,7 +16,6 @@ import statistics
 from pathlib import Path
 
 import msgspec
-import torch
 from _judge import Judge
 from _side_by_side import heading
 
@@ -27,14 +26,15 @@ from sfumato.config import Settled
 from sfumato.model import build_net
 from sfumato.plan import Plan
 from sfumato.run import Run
+from sfumato.training.device import best_device
 
 
 def timed(plans: dict[str, Plan], rounds: int = 5) -> dict[str, float]:
     """Images a second of each: medians of a second of training steps each, in turns."""
     found: dict[str, list[float]] = {name: [] for name in plans}
     for name, plan in rounds * list(plans.items()):
-        net, cpu = build_net(plan.config, plan.facts), torch.device("cpu")
-        found[name].append(plan.speed(net, plan.fastest(net, cpu)[0], 1.0))
+        net = build_net(plan.config, plan.facts)
+        found[name].append(plan.speed(net, plan.fastest(net, best_device())[0], 1.0))
     return {name: statistics.median(speeds) for name, speeds in found.items()}
 
 
