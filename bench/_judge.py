@@ -31,7 +31,8 @@ class Judge:
     def distance(self, found: np.ndarray) -> dict[str, float]:
         """The Frechet distance of features (N, D), and its standard error."""
         at = frechet.estimates(found, self.there)[0]
-        return {"distance": float(at.value or 0.0), "error": float(at.error or 0.0)}
+        assert None not in (at.value, at.error), "too few to tell"
+        return {"distance": float(at.value), "error": float(at.error)}  # type: ignore[arg-type]
 
     def shares(self, found: np.ndarray) -> dict[str, float]:
         """Precision and recall, density and coverage of features (N, D)."""

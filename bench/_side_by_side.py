@@ -5,7 +5,9 @@ import subprocess
 import time
 from collections.abc import Callable
 
-from sfumato.training.device import best_device, machine
+import torch
+
+from sfumato.training.device import machine
 
 
 def compare(candidates: dict[str, Callable[[], object]], rounds: int = 15) -> dict[str, float]:
@@ -21,7 +23,7 @@ def compare(candidates: dict[str, Callable[[], object]], rounds: int = 15) -> di
     return {name: statistics.median(found) for name, found in times.items()}
 
 
-def heading() -> str:
-    """Machine, torch and commit."""
+def heading(device: torch.device | None = None) -> str:
+    """Machine, torch and commit; the CPU is meant unless another device is named."""
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True).stdout.strip()
-    return f"{machine(best_device())}, commit {commit or 'unknown'}"
+    return f"{machine(device or torch.device('cpu'))}, commit {commit or 'unknown'}"

@@ -19,7 +19,7 @@ from sfumato import trainer
 from sfumato.config import checked
 from sfumato.model import build_net
 from sfumato.plan import Plan
-from sfumato.training.device import device_named, machine
+from sfumato.training.device import device_named
 
 SIDES = {"cpu": 2048}  # of the matrices; elsewhere 8192
 
@@ -64,7 +64,7 @@ def main() -> None:
     device = device_named(args.device)
     batch = args.batch or (4 if device.type == "cpu" else 256)
     pictures = (torch.rand(max(256, batch), args.side, args.side, 3) * 255).byte().numpy()
-    print(f"{heading()}, on {machine(device)}; 3x{args.side}x{args.side}, batch {batch}\n")
+    print(f"{heading(device)}; 3x{args.side}x{args.side}, batch {batch}\n")
     print("| network | in | images/s | TFLOP/s | of a bfloat16 product | of a float32 product |\n|---|---|---|---|---|---|")
     for name in args.nets:
         plan = trainer.prepare(pictures, checked({"net": name, "batch": batch, "lr": 1e-4, "held_out": 0.0}))

@@ -26,7 +26,8 @@ def main() -> None:
     parser.add_argument("flags", nargs="+", metavar="FLAGS")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
-    print(f"{heading()}\n\n| flags | in | images/s | compiled | saved | compiling | pays from |\n|---|---|---|---|---|---|---|")
+    print(f"{heading(best_device())}\n")
+    print("| flags | in | images/s | compiled | saved | compiling | pays from |\n|---|---|---|---|---|---|---|")
     for flags in args.flags:
         with tempfile.TemporaryDirectory() as folder:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder

@@ -21,6 +21,7 @@ from _side_by_side import heading
 
 import sfumato
 from sfumato.judge.opened import opened
+from sfumato.training.device import best_device
 
 SCALES = (1.0, 1.25, 1.5, 2.0, 3.0, 5.0)
 INTERVAL = (0.2, 3.0)  # sigma / alpha
@@ -40,7 +41,7 @@ def main() -> None:
     parser.add_argument("--worse", help="an earlier checkpoint, or another run, to guide away from")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    print(heading())
+    print(heading(best_device()))
     model = sfumato.load(args.run)
     judge = Judge(opened(model))
     print(judge.about)
@@ -61,7 +62,7 @@ def main() -> None:
             row = {"way": way, "scale": scale, **accuracies(classify(made.features), made.labels)}
             rows.append(row | judge.distance(made.features) | judge.shares(made.features))
             print(json.dumps(rows[-1]), flush=True)
-    (args.out / "guidance.json").write_text(json.dumps({"machine": heading(), "rows": rows}, indent=1) + "\n")
+    (args.out / "guidance.json").write_text(json.dumps({"machine": heading(best_device()), "rows": rows}, indent=1) + "\n")
     names = ("accuracy", "worst class", "precision", "recall", "coverage", "distance")
     print("| guidance | scale | " + " | ".join(names) + " |\n|" + "---|" * (2 + len(names)))
     for row in rows:

@@ -34,6 +34,7 @@ from sfumato.commands.chosen import Choices, read
 from sfumato.config import Config, with_options
 from sfumato.run import Run
 from sfumato.training import loop
+from sfumato.training.device import best_device
 
 
 class Passing:
@@ -91,7 +92,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    print(heading())
+    print(heading(best_device()))
     judge = Judge(trainer.prepare(args.data, Config()))
     floor = judge.distance(judge.floor(args.samples))
     print(judge.about)
@@ -102,7 +103,9 @@ def main() -> None:
             rows.append({"name": name, "flags": flags, "minutes": minutes, "images": images, **found})
             print(json.dumps(rows[-1]), flush=True)
     with open(args.out / "quality.jsonl", "w") as file:
-        file.writelines(json.dumps(row) + "\n" for row in ({"machine": heading(), "training pictures": floor}, *rows))
+        file.writelines(
+            json.dumps(row) + "\n" for row in ({"machine": heading(best_device()), "training pictures": floor}, *rows)
+        )
     shown(rows, floor, args.out / "quality.png")
 
 

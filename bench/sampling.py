@@ -29,6 +29,7 @@ from matplotlib.ticker import NullFormatter, ScalarFormatter
 import sfumato
 from sfumato.judge.opened import opened
 from sfumato.model import Model
+from sfumato.training.device import best_device
 
 Row = dict[str, Any]
 A_STEP = {"heun": 2}  # evaluations
@@ -68,7 +69,7 @@ def measured(
         if not at:
             at = [one(solver, evaluations, n)]
             with file.open("a") as out:
-                out.write(json.dumps(at[0] | {"machine": heading()}) + "\n")
+                out.write(json.dumps(at[0] | {"machine": heading(best_device())}) + "\n")
             print(json.dumps(at[0]), flush=True)
         rows += at[:1]
     return rows
@@ -85,7 +86,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / "sampling.jsonl"
     known = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    print(heading())
+    print(heading(best_device()))
     model = sfumato.load(args.run)
     judge = Judge(opened(model))
     print(judge.about)

@@ -55,11 +55,12 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     known = args.out / "speeds.json"
     speeds = json.loads(known.read_text()) if known.exists() else {}
-    print(heading())
+    print(heading(best_device()))
     flags = dict(each.split("=", 1) for each in args.runs)
     typed = {name: [args.data, *shlex.split(words)] for name, words in flags.items()}
     configs = {name: read(Choices, words, "sfumato train", "")[0].config for name, words in typed.items()}
-    plans = {name: trainer.prepare(args.data, config) for name, config in configs.items()}
+    asked = {name: msgspec.structs.replace(config, time=args.seconds) for name, config in configs.items()}
+    plans = {name: trainer.prepare(args.data, config, measure=True) for name, config in asked.items()}
     judge = Judge(next(iter(plans.values())))
     print(judge.about, f"As many training pictures: {judge.distance(judge.floor(args.samples))['distance']:.3g}.")
     if not flags.keys() <= speeds.keys():
@@ -70,13 +71,14 @@ def main() -> None:
         config: Settled = plan.config
         images = int(defaults.STEPS * args.seconds * speeds[name]) // config.batch * config.batch
         run = Run.of(args.out / f"{name}-{args.seconds:g}")
-        stated = msgspec.structs.replace(configs[name], images=images, log_every=max(config.batch, images // 8))
+        chosen = {ruled: getattr(config, ruled) for ruled in defaults.RULED}
+        stated = msgspec.structs.replace(configs[name], images=images, log_every=max(config.batch, images // 8), **chosen)
         trainer.train(args.data, stated, run)  # what is finished is found so
         row = {"name": name, "flags": flags[name], "speed": speeds[name], "images": images}
         rows.append(row | judged(judge, run, args.samples, args.steps))
         print(json.dumps(rows[-1]), flush=True)
     with open(args.out / "short.jsonl", "a") as file:
-        file.writelines(json.dumps(row | {"seconds": args.seconds, "machine": heading()}) + "\n" for row in rows)
+        file.writelines(json.dumps(row | {"seconds": args.seconds, "machine": heading(best_device())}) + "\n" for row in rows)
     print("| flags | images/s | images | held-out loss | distance |\n|---|---|---|---|---|")
     for row in rows:
         cells = (f"`{row['flags']}`", f"{row['speed']:.0f}", f"{row['images']:,}", f"{row['held_out_loss']:.3f}")

@@ -67,7 +67,8 @@ def test_where_it_fails_the_network_is_trained_as_it_is():
     assert compiled.worthwhile(broken, "auto", 1e4, "k", said.append) is False
     assert "does not work here (no C++ compiler). The network is trained as it is." in said[-1]
     with pytest.raises(UserError, match=r"\(no C\+\+ compiler\). Train without it: --compile off"):
-        compiled.worthwhile(broken, "on", 1e4, "other", said.append)
+        compiled.worthwhile(broken, "on", 1e4, "k", said.append)
+    assert recalled("compiled.json", "k") is None  # what failed may have been mended by another time
 
 
 def test_a_run_keeps_it_and_its_averages_are_not_compiled(tmp_path, monkeypatch):
@@ -81,9 +82,11 @@ def test_a_run_keeps_it_and_its_averages_are_not_compiled(tmp_path, monkeypatch)
     assert run.config().facts.compiled
     assert model.denoiser.net.net._compiled_call_impl is None
     seen = []
-    trainer.train("digits", config(100), run, None, lambda run, plan: [lambda event: seen.append(event.state.net)])
+    stance = lambda: torch._dynamo.eval_frame._stance.stance
+    trainer.train("digits", config(100), run, None, lambda run, plan: [lambda event: seen.append((event.state.net, stance()))])
     assert run.config().facts.compiled
-    assert all(net._compiled_call_impl is not None for net in seen)
+    assert all(net._compiled_call_impl is not None for net, _ in seen)
+    assert {stance for _, stance in seen} == {"force_eager"}  # what a watcher draws is not compiled anew for its batch
     trainer.train("digits", config(150, compile="off"), run)
     assert not run.config().facts.compiled
 
@@ -91,7 +94,7 @@ def test_a_run_keeps_it_and_its_averages_are_not_compiled(tmp_path, monkeypatch)
 def test_the_time_that_compiling_takes_is_taken_off_the_budget():
     facts = trainer.prepare("digits", Config()).facts
     config = sfumato.config.checked(Config(**TINY | {"time": 100, "facts": facts, "lr": 1e-3}), sfumato.config.Settled)
-    images = lambda spent: defaults.budget(config, lambda: 10.0, spent).images
+    images = lambda spent: defaults.budget(config, lambda: 10.0, lambda: spent).images
     assert images(0.0) == int(1000 * defaults.STEPS) // 25 * 25
     assert images(60.0) == int(400 * defaults.STEPS) // 25 * 25
     assert images(200.0) == 25  # a step is always a whole batch

@@ -83,6 +83,16 @@ def test_what_three_hours_allow_where_the_budget_is_no_time(given):
     assert (
         defaults.settle(known(**given), lambda config: 0.1)[0].net.kw["width"] == defaults.WIDTHS[0]
     )  # there is none narrower
+    config, reasons = defaults.settle(known(**given), lambda config: 1e6 * (config.net.kw["width"] < 64))
+    assert config.net.kw["width"] == 48
+    assert "width 64 does not fit into the memory" in reasons[1]
+
+
+def test_where_nothing_is_measured_a_time_allows_the_narrowest():
+    config, reasons = defaults.settle(known(time=1e6), None)
+    assert config.net.kw["width"] == defaults.WIDTHS[0]
+    assert "would have to be measured" in reasons[1]
+    assert defaults.settle(known(images=10**9), None)[0].net.kw["width"] == defaults.WIDTHS[-1]
 
 
 @pytest.mark.parametrize(
@@ -101,7 +111,9 @@ def test_the_rate():
     assert rate(64, 16) == pytest.approx(defaults.RATE / 2)
     assert rate(128, 16) == pytest.approx(defaults.RATE / 4)
     assert rate(128, 64) == pytest.approx(defaults.RATE / 2)
-    assert defaults.rate(Spec("dit_s"), 16) == rate(64, 16)
+    assert defaults.rate(Spec("dit_s"), 16) == rate(384, 16)  # as that size is defined
+    assert defaults.rate(Spec("ddpm_unet"), 16) == defaults.rate(Spec("ddpm_unet", width=128), 16) == rate(128, 16)
+    assert defaults.rate(Spec("mine"), 16) == rate(64, 16)
     config = defaults.settle(known(images=100_000, net=Spec("unet", width=128)), quick)[0]
     assert (config.batch, config.lr) == (16, rate(128, 16))
     assert defaults.settle(known(images=100_000), quick, "cuda")[0].batch == 128

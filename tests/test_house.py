@@ -36,7 +36,7 @@ ARROWS = {
     "run": {"config", *BASE},
     "training": {*HEART, "draws", "rates", "config", "data", "picture", *BASE},
     "model": {*HEART, "draws", "config", "run", "nets", "data", "picture", "training", *BASE},
-    "plan": {"denoisers", "config", "defaults", "nets", "data", "training", *BASE},
+    "plan": {"denoisers", "config", "defaults", "nets", "data", "training", "model", *BASE},
     "finetune": {"config", "run", "data", "training", "model", *BASE},
     "trainer": {
         *(*HEART, "draws", "config", "defaults", "run", "nets", "data", "picture", "training", "model", "finetune", "plan"),

@@ -359,7 +359,7 @@ def test_an_estimate_counts_the_pictures_that_were_worked_through(monkeypatch):
     steps = []
     monkeypatch.setattr(plans, "measured_speed", lambda step, device, images, seconds: steps.append(images) or 100.0)
     made = trainer.estimate(plan, "cpu")
-    assert steps == [32]
+    assert steps == [128]  # in four parts
     assert made.seconds == made.config.images / (100 * defaults.STEPS)
     assert plan.config.images is None  # the plan is as it was
 

@@ -304,7 +304,7 @@ def refused(capsys, *arguments):
 
 
 def test_mistakes_are_told_before_anything_is_written(tmp_path, cluster, capsys):
-    Run.of("begun").write_config(Settled(batch=16))
+    Run.of("begun").write_config(Settled(batch=16, flip=False, c_noise="log_snr"))  # as a run finds them
     before = sorted(os.listdir(tmp_path))
     same = ("nowhere", "digits --recipe car", "digits --schedule linear:mendet=True", "digits --batch 0", "")
     for words in (*same, "digits --net unett", "digits --images 5 --epochs 3"):

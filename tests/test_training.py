@@ -111,6 +111,9 @@ def test_average_of_the_weights_has_its_half_life():
     torch.testing.assert_close(ema.net[0].weight - old, torch.full((2, 2), 0.5))
     assert ema.net[1].num_batches_tracked == 7
     assert torch.equal(ema.net[1].running_mean, net[1].running_mean)
+    net[1].running_mean = torch.full((2,), 3.0)  # another tensor
+    ema.update(net, images=10**9, batch=10**6)
+    torch.testing.assert_close(ema.net[1].running_mean, torch.full((2,), 3.0))
     early = EMA(net, half_life=1000, ramp=0.05)  # after 200 images the memory is 10 images long
     with torch.no_grad():
         net[0].weight += 1

@@ -6,11 +6,13 @@ Every choice comes with its reason. The measurements behind the numbers are in d
 import math
 from collections.abc import Callable
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import msgspec
 
 from .config import Config, Settled, builtins, checked
+from .nets import NETS
 from .nets.unet import folded
 from .spec import Spec
 
@@ -27,8 +29,11 @@ STEPS = 0.92  # of the time; the rest is for grids, checkpoints, the log and the
 Speed = Callable[[Settled], float]  # images a second of training
 
 
-def settle(config: Config, speed: Speed, device: str = "cpu") -> tuple[Settled, list[str]]:
-    """The config, whose facts are known, with all chosen that was left open but the budget; and a reason for each choice."""
+def settle(config: Config, speed: Speed | None, device: str = "cpu") -> tuple[Settled, list[str]]:
+    """The config, whose facts are known, with all chosen that was left open but the budget; and a reason for each choice.
+
+    speed    measures a candidate, 0 for one that does not fit into memory; None: nothing is measured
+    """
     raw, said = builtins(config), list[str]()
     if config.batch is None:
         raw["batch"] = max(BATCH.get(device, ELSEWHERE), config.accumulate)
@@ -47,30 +52,37 @@ def rate(net: Spec, batch: int) -> float:
     """min(1, sqrt(batch / 16) 32 / width) 2e-3: Adam's steps are of one size, whatever the gradient.
 
     So the step of a sum over a layer's inputs grows with their number, and should not (Yang et al. 2021, muP); and noise in
-    the gradient falls as the root of the batch, and with it the steps that go astray (Malladi et al. 2022). Networks that tell
+    the gradient falls as the root of the batch, and with it the steps that go astray (Malladi et al. 2022). Networks that know
     no width are taken to have 64.
     """
-    width: Any = net.kw.get("width", 64)
+    known = signature(NETS[net.name]).parameters if net.name in NETS else {}
+    width: Any = net.kw.get("width", known["width"].default if "width" in known else 64)
     return float(f"{min(1.0, math.sqrt(batch / 16) * WIDTHS[0] / width) * RATE:.2g}")
 
 
-def _network(raw: dict[str, Any], speed: Speed) -> tuple[Any, str]:
+def _network(raw: dict[str, Any], speed: Speed | None) -> tuple[Any, str]:
     """The widest U-Net that sees as many images as it needs, in 3 hours where the budget is no time, and why."""
 
     def seen(spec: Spec) -> tuple[Settled, int]:
         config = checked(raw | {"net": spec.builtins()}, Settled)
-        return config, budget(config, partial(speed, config)).images or 0
+        return config, budget(config, partial(speed, config) if speed else lambda: 0.0).images or 0
 
     narrowest, *others = [Spec("unet", width=width, mults=levels(tuple(raw["facts"]["shape"]))) for width in WIDTHS]
+    if speed is None and raw["time"] is not None:
+        return narrowest.builtins(), f"Network {narrowest}: for more, speeds would have to be measured."
     chosen, images, why = narrowest, seen(narrowest)[1], "none wider is chosen by rule."
     for spec in others:
         config, count = seen(spec)
-        width, needed = spec.kw["width"], round(NEEDED * (spec.kw["width"] / WIDTHS[0]) ** 2)
+        width: Any = spec.kw["width"]
+        needed = round(NEEDED * (width / WIDTHS[0]) ** 2)
         if count < needed:
             why = f"one of width {width} would need {needed:,}, and could see {count:,}."
             break
-        hours = 0.0 if config.time else count / STEPS / speed(config) / 3600
-        if hours > PATIENCE:
+        fast = math.inf if config.time or speed is None else speed(config)
+        if fast == 0:
+            why = f"one of width {width} does not fit into the memory here."
+            break
+        if (hours := count / STEPS / fast / 3600) > PATIENCE:
             why = f"one of width {width} would take {hours:.0f} hours for them here. With --time 12h, say, it may."
             break
         chosen, images = spec, count
@@ -83,10 +95,10 @@ def levels(shape: tuple[int, int, int]) -> tuple[int, ...]:
     return (1, *[2] * max(1, math.ceil(math.log2(side / INNERMOST))))
 
 
-def budget(config: Settled, speed: Callable[[], float], spent: float = 0.0) -> Settled:
+def budget(config: Settled, speed: Callable[[], float], spent: Callable[[], float] = lambda: 0.0) -> Settled:
     """The config with its budget in images, whatever it was stated in; `speed()` measures images a second.
 
-    spent    seconds of the time that are gone already
+    spent    says how many seconds of the time are gone, once that is measured
     """
     facts = config.facts
     assert facts is not None
@@ -99,7 +111,8 @@ def budget(config: Settled, speed: Callable[[], float], spent: float = 0.0) -> S
     elif config.steps is not None:
         images = config.steps * config.batch
     elif config.time is not None:
-        images = int(STEPS * max(0.0, config.time - spent) * speed())
+        fast = speed()
+        images = int(STEPS * max(0.0, config.time - spent()) * fast)
     else:
         images = min(max(LEAST, EPOCHS * facts.train), MOST)
     images = max(config.batch, images // config.batch * config.batch)

@@ -40,10 +40,11 @@ class Model:
     path: Path | None = None
     images: int = 0
     notes: tuple[str, ...] = ()
+    weights: str | float = "ema"  # as `load` was told
     evaluations: int = field(default=0, init=False)  # of the network, for each sample of the last call of `sample`
 
     def __str__(self) -> str:
-        return f"{self.path} after {self.images:,} images"
+        return f"{self.path} after {self.images:,} images" + f", weights {self.weights}" * (self.weights != "ema")
 
     @property
     def facts(self) -> Facts:
@@ -368,5 +369,5 @@ def load(
         raise UserError(f"The weights of {run.path} are not those of {config.net}: {error}.") from None
     placement = Placement.of(device_named(device), config.facts)
     model = assemble(built, config, placement, run.path, images)
-    model.notes = saved.notes
+    model.notes, model.weights = saved.notes, weights
     return model

@@ -1,8 +1,9 @@
 """A training that is fully said, and what it takes on a machine: measured with steps of it."""
 
 import copy
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 import torch
@@ -12,11 +13,13 @@ from . import defaults
 from .config import Facts, Settled, build_schedule
 from .data import AffineCodec, Images
 from .denoisers import LOWEST, Denoiser
+from .model import build_net
 from .nets import parameters
 from .training import loop
 from .training.compiled import compiled, worthwhile
 from .training.device import Placement, address, choose
 from .training.device import speed as measured_speed
+from .training.recompute import recompute
 from .training.stream import Stream
 
 Say = Callable[[str], None]
@@ -37,6 +40,7 @@ class Plan:
     reasons: list[str]
     images: Images  # all of them
     kind: str  # of source
+    begun: float = field(default_factory=time.perf_counter)  # when the pictures were read, and choosing began
 
     @property
     def facts(self) -> Facts:
@@ -47,9 +51,19 @@ class Plan:
     def codec(self) -> AffineCodec:
         return AffineCodec(**self.facts.codec)
 
-    def fastest(self, net: nn.Module, device: torch.device, say: Say = silent) -> tuple[Placement, float]:
-        """The placement that trains the network fastest, measured once and remembered, and its seconds for a picture."""
-        found, seconds = choose(self.trial(), net, device, self.config.precision, self._signature(net), say)
+    def build(self, net: nn.Module | None = None) -> nn.Module:
+        """The network, or one's own, before training, on its blocks' own memory or with what is worked out again."""
+        built = build_net(self.config, self.facts, net)
+        return recompute(built) if self.config.checkpointing else built
+
+    def fastest(
+        self, net: nn.Module, device: torch.device, say: Say = silent, precision: str | None = None
+    ) -> tuple[Placement, float]:
+        """The placement that trains the network fastest, measured once and remembered, and its seconds for a picture.
+
+        precision    as in Config; the config's unless said
+        """
+        found, seconds = choose(self.trial(), net, device, precision or self.config.precision, self._signature(net), say)
         return found, seconds / self._at_once(device)
 
     def compiles(self, net: nn.Module, placement: Placement, each: float, say: Say = silent) -> bool:
@@ -59,20 +73,23 @@ class Plan:
         """
         seconds = self.config.time or each * (defaults.budget(self.config, lambda: 0.0).images or 0)
         key = address(placement.device, f"{self._signature(net)} {placement}")
-        return worthwhile(lambda faster: self.speed(net, placement, 2.0, faster), self.config.compile, seconds, key, say)
+        measure = lambda faster: self.speed(net, placement, 2.0, faster, whole=True)
+        return worthwhile(measure, self.config.compile, seconds, key, say)
 
-    def speed(self, net: nn.Module, placement: Placement, seconds: float, faster: bool = False) -> float:
+    def speed(self, net: nn.Module, placement: Placement, seconds: float, faster: bool = False, whole: bool = False) -> float:
         """Images a second of a copy of the network in training, measured for about so many seconds.
 
         faster    with compiled code
+        whole     with the batches of training, even where one of them may take minutes
         """
-        count = self._at_once(placement.device)
-        config = msgspec.structs.replace(self.config, images=self.config.images or 10**9, batch=count, accumulate=1)
+        config = msgspec.structs.replace(self.config, images=self.config.images or 10**9)
+        if not whole and (count := self._at_once(placement.device)) < -(-config.batch // config.accumulate):
+            config = msgspec.structs.replace(config, batch=count, accumulate=1)
         state = loop.start(config, copy.deepcopy(net), build_schedule(config), self.facts.sigma_data, placement)
         if faster:
             compiled(state.net)
         stream = Stream.of(config, self.train, self.codec, placement, state.denoiser.conditions)
-        return measured_speed(lambda: loop.step(config, stream, state), placement.device, count, seconds)
+        return measured_speed(lambda: loop.step(config, stream, state), placement.device, config.batch, seconds)
 
     def trial(self) -> Callable[[nn.Module, Placement], None]:
         """One forward and backward pass, as the loop does them, on real pictures; to compare placements."""

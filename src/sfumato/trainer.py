@@ -18,21 +18,19 @@ from .data.gather import LARGEST, SMALL
 from .denoisers import made_for
 from .errors import UserError
 from .losses import WEIGHTS
-from .model import MOST_STEPS, Model, assemble, build_net
-from .plan import Plan, Say
+from .model import MOST_STEPS, Model, assemble
+from .plan import Plan, Say, silent
 from .run import Run
 from .spec import Spec, make
 from .training import augment, checkpoint, loop, watch
-from .training.compiled import compiled
+from .training.compiled import compiled, plainly
 from .training.device import Placement, device_named, machine
 from .training.ema import fill
 from .training.optimizers import OPTIMIZERS
-from .training.recompute import recompute
 from .training.stop import Plateau, stopping
 from .training.stream import Stream
 
 Progress = Callable[[int, int], None]
-QUICK = 1e6  # images a second, where a choice that asks for a speed does not matter
 
 
 Watchers = Callable[[Run, Plan], Sequence[loop.Watcher]]  # those who watch a run, once it and its pictures are known
@@ -49,10 +47,10 @@ def prepare(
 ) -> Plan:
     """Read the pictures, split them, and choose what the config leaves open (all but the budget).
 
-    measure   the speed of networks on the device, where the choice depends on it; else all are taken to be fast
+    measure   the speed of networks on the device, where the choice depends on it
     """
     config = validated(config, net)
-    return _plan(data, opened(data, config), config, progress, parent, device_named(device) if measure else None)
+    return _plan(data, opened(data, config), config, progress, parent, device_named(device), measure)
 
 
 def opened(data: Any, config: Config) -> Source:
@@ -81,7 +79,9 @@ def _plan(
     config: Config,
     progress: Progress | None,
     parent: finetune.Parent | None,
-    place: torch.device | None,
+    place: torch.device,
+    measure: bool,
+    say: Say = silent,
 ) -> Plan:
     keep = LARGEST if config.crop else SMALL  # windows are cut from pictures as they are
     images = gather(source, config.size, config.channels, config.fit, config.strict, keep, progress)
@@ -123,14 +123,18 @@ def _plan(
     reasons.append(f"{facts.train:,} pictures to train on, {facts.held_out:,} held out; {h}x{w}x{c} {codec.dtype}{labels}.")
     config = msgspec.structs.replace(config, facts=facts)
 
-    def speed(candidate: Settled) -> float:
-        if place is None:
-            return QUICK
-        plan, net = Plan(candidate, train, held, reasons, images, source.kind), build_net(candidate, facts)
-        return plan.speed(net, plan.fastest(net, place)[0], 1.0)
+    begun = time.perf_counter()
+    planned = lambda config, why: Plan(config, train, held, [*reasons, *why], images, source.kind, begun)
 
-    chosen, why = defaults.settle(config, speed, place.type if place else "cpu")
-    return Plan(chosen, train, held, [*reasons, *why], images, source.kind)
+    def speed(candidate: Settled) -> float:
+        plan = planned(candidate, [])
+        net = plan.build()
+        try:
+            return plan.speed(net, plan.fastest(net, place, say)[0], 1.0)
+        except torch.OutOfMemoryError:
+            return 0.0
+
+    return planned(*defaults.settle(config, speed if measure else None, place.type))
 
 
 def train(
@@ -162,33 +166,30 @@ def train(
             f"{run.path} holds imported weights, which can be drawn from but not trained on. Name another folder: --run NEW."
         )
     say(str(run.path))
-    plan = _plan(data, source, as_begun(asked, run), reading, parent, place)
+    plan = _plan(data, source, as_begun(asked, run), reading, parent, place, True, say)
     with run.locked():
         for reason in (*said, *plan.reasons):
             say(reason)
         if run.started:
             refuse_changes(run, plan.config)
         torch.manual_seed(asked.seed)  # the initial weights
-        built = build_net(plan.config, plan.facts, net)
+        built = plan.build(net)
         if parent is not None and not run.started:
             weights, seen = parent.weights()
             fill(built, weights)
             say(f"The weights are those of {parent.run.path} after {seen:,} images.")
         schedule = build_schedule(asked)
-        if plan.config.checkpointing:
-            recompute(built)
         say(f"{plan.config.net}: {nets.parameters(built):,} parameters.")
         if plan.config.accumulate > 1 and any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in built.modules()):
             say("This network normalises over the batch: working through it in parts changes its statistics, and the result.")
-        begun = time.perf_counter()
+        if run.started:
+            plan.config = resumed(run.config(), plan.config)
         placement, faster = _placed(plan, run, built, place, say)
-        spent = time.perf_counter() - begun
         say(f"{placement}{', compiled' * faster} on {machine(place)}.")
         chosen = msgspec.structs.replace(plan.facts, machine=machine(place), compiled=faster, **placement.kept())
         c_noise = plan.config.c_noise or made_for(built, schedule)
         plan.config = msgspec.structs.replace(plan.config, facts=chosen, c_noise=c_noise)
-        if run.started:
-            plan.config = resumed(run.config(), plan.config, say)
+        spent = lambda: time.perf_counter() - plan.begun
         plan.config = defaults.budget(plan.config, lambda: plan.speed(built, placement, 3.0, faster), spent)
         return _fit(plan, run, built, placement, watchers, say)
 
@@ -239,6 +240,8 @@ def _fit(plan: Plan, run: Run, net: nn.Module, placement: Placement, watchers: W
     if config.stop_when == "plateau":
         everyone.append(plateau)
     everyone += watchers(run, plan)  # who may look at what the others have drawn
+    if plan.facts.compiled:
+        everyone = [plainly(watcher) for watcher in everyone]
     with stopping(say) as stop:
         loop.train(config, stream, plan.held_out, state, run.checkpoints, everyone, lambda: stop.is_set() or plateau.reached)
     if plateau.reached:
@@ -248,7 +251,8 @@ def _fit(plan: Plan, run: Run, net: nn.Module, placement: Placement, watchers: W
 
 def as_begun(config: Config, run: Run) -> Config:
     """The config with what it leaves to rules as a run that is gone on with was begun."""
-    left = [name for name in defaults.RULED if getattr(config, name) is None] if run.started else []
+    ruled = (*defaults.RULED, "flip", "c_noise")
+    left = [name for name in ruled if getattr(config, name) is None] if run.started else []
     return msgspec.structs.replace(config, **{name: getattr(run.config(), name) for name in left})
 
 
@@ -256,8 +260,7 @@ def refuse_changes(run: Run, new: Config) -> None:
     """Raise UserError if a run was begun on other pictures, or with settings that differ in more than budget, log, device."""
     old = run.config()
     raw_old, raw_new = builtins(old), builtins(new)
-    free = (*FREE, "c_noise") if new.c_noise is None else FREE  # None is as the network was made for
-    different = [name for name in raw_old if name not in free and raw_old[name] != raw_new[name]]
+    different = [name for name in raw_old if name not in FREE and raw_old[name] != raw_new[name]]
     if old.facts and new.facts and old.facts.fingerprint != new.facts.fingerprint:
         raise UserError(
             f"{run.path} was trained on other pictures ({old.facts.data}, {old.facts.train:,} to train on). "
@@ -270,11 +273,9 @@ def refuse_changes(run: Run, new: Config) -> None:
         )
 
 
-def resumed(old: Settled, new: Settled, say: Say) -> Settled:
+def resumed(old: Settled, new: Settled) -> Settled:
     """The config that a run goes on with: the new one, but for where its pictures were, and its budget unless that changes."""
     facts = msgspec.structs.replace(new.facts, data=old.facts.data) if old.facts and new.facts else new.facts
-    if old.facts and facts and facts.precision != old.facts.precision:
-        say(f"Precision changes from {old.facts.precision} to {facts.precision}: the run goes on, but no longer bit for bit.")
     same_budget = all(getattr(new, n) in (None, getattr(old, n)) for n in BUDGET)
     kept = {n: getattr(old, n) for n in BUDGET} if same_budget else {}
     return msgspec.structs.replace(new, facts=facts, **kept)
@@ -290,14 +291,16 @@ def _placed(plan: Plan, run: Run, net: nn.Module, place: torch.device, say: Say)
     A run that is gone on with keeps its precision unless another is asked for, and on the same machine the rest.
     """
     asked, before = plan.config.precision, run.config().facts if run.started else None
-    if before is not None and before.machine == machine(place):
-        found, each = Placement.of(place, before), 0.0
+    if before is not None and asked == "auto":
+        asked = before.precision
+    if before is not None and asked != before.precision:
+        say(f"Precision changes from {before.precision} to {asked}: the run goes on, but no longer bit for bit.")
+    if before is None or before.machine != machine(place):
+        found, each = plan.fastest(net, place, say, asked)
     else:
-        found, each = plan.fastest(net, place, say)
-    precision = found.precision if before is None else before.precision if asked == "auto" else asked
-    found = replace(found, precision=precision)
-    if before is not None and before.machine == machine(place) and plan.config.compile == "auto":
-        return found, before.compiled
+        found, each = replace(Placement.of(place, before), precision=asked), 0.0
+        if plan.config.compile == "auto":
+            return found, before.compiled
     return found, plan.compiles(net, found, each, say)
 
 
@@ -320,9 +323,7 @@ def estimate(plan: Plan, device: str | None = None, seconds: float = 3.0) -> Est
     """
     place, config = device_named(device), plan.config
     with torch.device("cpu" if seconds else "meta"):  # to count parameters none need be drawn
-        net = build_net(config, plan.facts)
-        if config.checkpointing:
-            recompute(net)
+        net = plan.build()
     parameters = nets.parameters(net)
     if not seconds:
         known = config if config.time else defaults.budget(config, lambda: 0.0)

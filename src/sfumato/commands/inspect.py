@@ -11,7 +11,6 @@ import tyro
 from rich.console import Console
 
 from .. import picture, scenes, trainer
-from ..data import AffineCodec
 from ..data.survey import listed, survey
 from ..disk import replace_text
 from ..errors import UserError
@@ -45,7 +44,7 @@ def main(arguments: list[str]) -> int:
     console = Console(stderr=True)
     with stages(console) as stage:
         plan = trainer.prepare(args.data, args.config, progress=stage("reading"), device=args.device, measure=not args.no_time)
-        images, codec = plan.images, AffineCodec(**plan.facts.codec)
+        images, codec = plan.images, plan.codec
         found = survey(images, stage("counting"), codec)
         stage("timing a few steps")
         estimate = trainer.estimate(plan, args.device, 0.0 if args.no_time else SECONDS)

@@ -62,7 +62,7 @@ def drawn(
 
     What is there in `folder`, from an interrupted call or a smaller n, is not drawn again; options as in `Model.sample`.
     """
-    told = [2, model.images, seed, features, sorted((name, str(value)) for name, value in options.items())]
+    told = [3, model.images, model.weights, seed, features, sorted((name, str(value)) for name, value in options.items())]
     place = folder / hashlib.blake2b(repr(told).encode(), digest_size=6).hexdigest()
     place.mkdir(parents=True, exist_ok=True)
     firsts = range(0, n, PART)

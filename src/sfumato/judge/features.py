@@ -123,7 +123,7 @@ def reference(
     for a module of one's own.
     """
     images, crop = plan.held_out if held_out else plan.train, plan.config.crop
-    codec = AffineCodec(**plan.facts.codec)
+    codec = plan.codec
     positions = chosen(images, n)
 
     def stored(part: Tensor) -> Tensor:
@@ -152,7 +152,7 @@ def chosen(images: Images, n: int | None = None) -> Tensor:
 
 
 def _own(plan: Plan, device: str | None, progress: Progress) -> Features:
-    codec, crop = _centred(AffineCodec(**plan.facts.codec)), plan.config.crop
+    codec, crop = _centred(plan.codec), plan.config.crop
 
     def make() -> tuple[dict[str, Tensor], dict[str, Any]]:
         net, facts = own.train(plan.train, plan.held_out, codec, crop, device_named(device), progress)

@@ -3,7 +3,9 @@
 import os
 import time
 from collections.abc import Callable
+from typing import Any
 
+import torch
 from torch import nn
 
 from ..disk import cache_folder
@@ -14,7 +16,6 @@ HOPED = 0.1  # of the time of steps, saved, where it has not been measured
 COST = 60.0  # seconds to make code, where that has not been measured
 AGAIN = 1 / 6  # of the cost, once the code is in the cache folder
 BACKEND = "inductor"
-CHOICES = ("auto", "on", "off")
 
 
 def compiled(net: nn.Module) -> nn.Module:
@@ -41,19 +42,24 @@ def worthwhile(speed: Callable[[bool], float], asked: str, seconds: float, key: 
     if known or (asked == "auto" and gain * seconds <= cost):
         return asked == "on" or bool(known and gain * seconds > cost)
     say("Compiling the network, and measuring what it gains: about a minute, once.")
+    plain, begun = speed(False), time.perf_counter()
     try:
-        gain, cost = _measured(speed)
+        gain = round(1 - plain / speed(True), 3)
     except Exception as error:  # of what is behind torch.compile anything may be missing or fail
         reason = f"torch.compile does not work here ({(str(error).strip() or type(error).__name__).splitlines()[0]})."
         if asked == "on":
             raise UserError(f"{reason} Train without it: --compile off.") from None
         say(f"{reason} The network is trained as it is.")
-        gain, cost = 0.0, COST
-    remember("compiled.json", key, (gain, round(AGAIN * cost, 1)))
+        return False
+    remember("compiled.json", key, (gain, round(AGAIN * (time.perf_counter() - begun), 1)))
     return asked == "on" or gain > 0  # the cost is spent
 
 
-def _measured(speed: Callable[[bool], float]) -> tuple[float, float]:
-    """The share of a step's time that compiling saves, and the seconds it takes."""
-    plain, begun = speed(False), time.perf_counter()
-    return round(1 - plain / speed(True), 3), time.perf_counter() - begun
+def plainly(watcher: Callable[[Any], None]) -> Callable[[Any], None]:
+    """The same watcher, for whom nothing is compiled: what it draws comes in batches of other sizes."""
+
+    def watch(event: Any) -> None:
+        with torch.compiler.set_stance("force_eager"):
+            watcher(event)
+
+    return watch

@@ -20,19 +20,22 @@ class EMA:
     def __init__(self, net: nn.Module, half_life: float, ramp: float = 0.05):
         self.net = copy.deepcopy(net).eval().requires_grad_(False)
         self.half_life, self.ramp = half_life, ramp
-        self._facing: tuple[nn.Module, list[tuple[Tensor, Tensor]]] | None = None
+        self._mine: list[Tensor] = list(self.net.parameters())
+        self._theirs = list(net.parameters())
+        self._buffers = tensors(self.net).keys() - {name for name, _ in self.net.named_parameters(remove_duplicate=False)}
 
     @torch.no_grad()
     def update(self, net: nn.Module, images: int, batch: int) -> None:
-        """Take in the weights after a step of `batch` images that made `images` in all."""
-        if self._facing is None or self._facing[0] is not net:  # looked up once: walking over all modules takes as long as lerp
-            theirs = tensors(net)
-            self._facing = net, [(mine, theirs[name]) for name, mine in tensors(self.net).items()]
-        floating = [pair for pair in self._facing[1] if pair[0].is_floating_point()]
-        torch._foreach_lerp_([mine for mine, _ in floating], [other for _, other in floating], self.share(images, batch))
-        for mine, other in self._facing[1]:
-            if not mine.is_floating_point():
-                mine.copy_(other)
+        """Take in the weights after a step of `batch` images that made `images` in all; `net` is the network it was made of."""
+        share = self.share(images, batch)
+        torch._foreach_lerp_(self._mine, [p.data for p in self._theirs], share)
+        if self._buffers:  # which a network may replace by others
+            there, here = tensors(net), tensors(self.net)
+            for name in self._buffers:
+                if here[name].is_floating_point():
+                    here[name].lerp_(there[name], share)
+                else:
+                    here[name].copy_(there[name])
 
     def share(self, images: int, batch: int) -> float:
         """By how much the average moves towards the weights."""

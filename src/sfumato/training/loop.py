@@ -146,7 +146,8 @@ def seeded(device: torch.device, seed: int) -> None:
     """As torch.manual_seed, for the CPU and one device alone, which takes a fiftieth of the time."""
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":
-        torch.get_device_module(device).manual_seed(seed)
+        with torch.accelerator.device_index(device.index):
+            torch.get_device_module(device).manual_seed(seed)
 
 
 def loss_of(config: Settled, denoiser: Denoiser, x0: Tensor, t: Tensor, eps: Tensor, cond: dict[str, Any]) -> Tensor:
