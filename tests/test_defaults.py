@@ -140,3 +140,10 @@ def test_a_run_that_is_gone_on_with_keeps_its_choices():
     trainer.train(pictures, msgspec.structs.replace(config, images=96), run)
     assert (run.config().batch, run.config().lr) == (32, 5e-4)
     assert builtins(run.config())["net"] == builtins(old)["net"]
+
+
+def test_a_dry_run_of_what_was_begun_says_how(capsys):
+    Run.of("begun").write_config(Settled(net=Spec("unet", width=8), batch=24, lr=7e-4, flip=False))
+    assert main(["train", "digits", "--run", "begun", "--images", "1000", "--dry-run"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["batch"], told["lr"], told["net"]) == (24, 7e-4, {"name": "unet", "width": 8})

@@ -42,15 +42,16 @@ class Arguments(Choices):
 
 def main(arguments: list[str]) -> int:
     args, parent = read(Arguments, arguments, "sfumato train", __doc__ or "")
+    if args.dry_run or args.trace_shapes or args.trace_layers:
+        asked = trainer.as_begun(args.config, Run.of(args.run)) if args.run else args.config
+        plan = trainer.prepare(args.data, asked, parent=parent, device=args.device, measure=True)
     if args.dry_run:
-        plan = trainer.prepare(args.data, args.config, parent=parent, device=args.device, measure=True)
         for reason in plan.reasons:
             print(reason, file=sys.stderr)
         config = plan.config if plan.config.time else defaults.budget(plan.config, lambda: 0.0)
         print(json.dumps(builtins(config), indent=2))
         return 0
     if args.trace_shapes or args.trace_layers:
-        plan = trainer.prepare(args.data, args.config, parent=parent, device=args.device, measure=True)
         rows = nets.trace(build_net(plan.config, plan.facts), plan.facts.shape)
         Console(highlight=False).print(nets.table(rows, whole=args.trace_layers))
         return 0
