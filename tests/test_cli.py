@@ -55,7 +55,7 @@ def test_train_sample_and_again(run, tmp_path, capsys):
     assert pictures.shape == (6, 8, 8, 1)
     with Image.open(run / "out" / "s5-00004.png") as image:
         assert np.array_equal(np.array(image), pictures[4, ..., 0])
-        told = {"run": run.name, "seed": "5", "solver": "dpmpp_2m", "steps": "3", "guidance": "1.0", "weights": "averaged"}
+        told = {"run": run.name, "seed": "5", "solver": "dpmpp_2m_sde", "steps": "3", "guidance": "1.0", "weights": "averaged"}
         assert image.text == told | {"images": "400"}
     with Image.open(run / "out" / "s5-grid.gif") as animation:
         assert animation.n_frames > 1

@@ -175,7 +175,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     log_every: MaybeCount = None
     """Images between lines of the log; a 200th of the budget unless said."""
 
-    solver: Choice = Spec("dpmpp_2m")
+    solver: Choice = Spec("dpmpp_2m_sde")
     """Solver for the pictures drawn while training, and the default afterwards."""
     sampling_steps: Count = 20
     """Steps of that solver."""

@@ -54,8 +54,7 @@ def tune(
     The distance is taken picture by picture, so that a solver that adds noise is refused (UserError). The search is the
     simplex of Nelder & Mead 1965, in log-SNR.
     """
-    chosen = Spec.of(solver)
-    if chosen.name == "ddpm" or chosen.kw.get("eta", chosen.name == "dpmpp_2m_sde") or chosen.kw.get("churn"):
+    if noisy(Spec.of(solver)):
         raise UserError(f"Times are tuned to a solver without noise of its own, such as dpmpp_2m; found {solver}.")
     schedule, t_max = denoise.schedule, getattr(denoise, "t_max", 1.0)
     own = schedule.grid(steps, start=t_max)
@@ -86,6 +85,16 @@ def tune(
     return Tuned(tuple(times(found.x).tolist()), before, float(found.fun))
 
 
+def noisy(solver: Spec) -> bool:
+    """Whether a solver adds noise of its own on its way."""
+    return bool(solver.name == "ddpm" or solver.kw.get("eta", solver.name == "dpmpp_2m_sde") or solver.kw.get("churn"))
+
+
+def tunable(solver: Spec) -> Spec:
+    """The solver, or dpmpp_2m for one that adds noise."""
+    return Spec("dpmpp_2m") if noisy(solver) else solver
+
+
 def times(
     model: Model,
     run: Run,
@@ -94,7 +103,7 @@ def times(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[float, ...]:
     """The times of so many steps tuned to a model, from its run folder or found now and kept there."""
-    steps, chosen = steps or model.config.sampling_steps, Spec.of(solver or model.config.solver)
+    steps, chosen = steps or model.config.sampling_steps, Spec.of(solver or tunable(model.config.solver))
     known = json.loads(run.times.read_text()) if run.times.is_file() else {}
     name = f"{chosen}, {steps} steps, {model.images} images"
     if name not in known:

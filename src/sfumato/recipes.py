@@ -32,6 +32,7 @@ def _account(steps: int, **more: Any) -> Config:
         optimizer=Spec("adam", betas=(0.9, 0.999)),
         clip=None,
         flip=True,
+        solver=Spec("dpmpp_2m"),
     )
     return Config(**(same | more))
 
