@@ -102,7 +102,7 @@ def test_one_that_draws_others_is_not_and_is_told_from_other_data():
     model, near = judged(digits()[800:1200, None])
     assert all(row.value < 0.12 for row in near.groups["copies"])
     assert not any("Warning" in sentence for sentence in near.said)
-    assert value(near, "recall") > 0.6
+    assert value(near, "recall") > 0.5
     far = evaluate(model, "inverted.npy", n=250, named=nn.Flatten())
     assert abs(value(near, "kernel")) < 0.1 < 1 < value(far, "kernel")  # other writers wrote the second half
     assert "distances of held-out pictures" in near.groups
