@@ -78,7 +78,8 @@ def test_a_network_that_remembers_its_pictures_is_told_from_one_that_does_not():
 def judged(known):
     """What is found of a network that has pictures by heart, in a run on 640 digits with 160 held out."""
     net = Known(known.astype(np.float32) / 127.5 - 1, 0.05)
-    model = sfumato.train("digits.npy", "r", net=net, images=20, batch=20, held_out=0.2, predict="image", quiet=True)
+    given = dict(images=20, batch=20, held_out=0.2, predict="image", solver="dpmpp_2m")
+    model = sfumato.train("digits.npy", "r", net=net, quiet=True, **given)
     return model, evaluate(model, n=250, named=nn.Flatten())
 
 
@@ -102,7 +103,7 @@ def test_one_that_draws_others_is_not_and_is_told_from_other_data():
     model, near = judged(digits()[800:1200, None])
     assert all(row.value < 0.12 for row in near.groups["copies"])
     assert not any("Warning" in sentence for sentence in near.said)
-    assert value(near, "recall") > 0.5
+    assert value(near, "recall") > 0.6
     far = evaluate(model, "inverted.npy", n=250, named=nn.Flatten())
     assert abs(value(near, "kernel")) < 0.1 < 1 < value(far, "kernel")  # other writers wrote the second half
     assert "distances of held-out pictures" in near.groups

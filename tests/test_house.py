@@ -47,21 +47,8 @@ ARROWS = {
     "slurm": BASE,
     "few": {*HEART, "model", "run", *BASE},
     "judge": {
-        *(
-            *HEART,
-            "draws",
-            "config",
-            "run",
-            "nets",
-            "data",
-            "picture",
-            "training",
-            "model",
-            "finetune",
-            "plan",
-            "trainer",
-            "interop",
-        ),
+        *(*HEART, "draws", "config", "run", "nets", "data", "picture", "training", "model", "finetune", "plan", "trainer"),
+        "interop",
         *BASE,
     },
     "commands": None,  # everything

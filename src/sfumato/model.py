@@ -26,8 +26,23 @@ from .training.ema import fill
 MOST_STEPS = 50  # of the sampler for pictures drawn while training
 
 
+class Described:
+    """Whatever has a config whose facts are known."""
+
+    config: Settled
+
+    @property
+    def facts(self) -> Facts:
+        assert self.config.facts is not None
+        return self.config.facts
+
+    @property
+    def codec(self) -> AffineCodec:
+        return AffineCodec(**self.facts.codec)
+
+
 @dataclass
-class Model:
+class Model(Described):
     """What `load` and `train` return.
 
     model.sample(16, seed=0)        (16, H, W, C) pictures in the data's own type
@@ -45,15 +60,6 @@ class Model:
 
     def __str__(self) -> str:
         return f"{self.path} after {self.images:,} images" + f", weights {self.weights}" * (self.weights != "ema")
-
-    @property
-    def facts(self) -> Facts:
-        assert self.config.facts is not None
-        return self.config.facts
-
-    @property
-    def codec(self) -> AffineCodec:
-        return AffineCodec(**self.facts.codec)
 
     @property
     def labels(self) -> tuple[str, ...] | None:

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from . import defaults
-from .config import Facts, Settled, build_schedule
-from .data import AffineCodec, Images
+from .config import Settled, build_schedule
+from .data import Images
 from .denoisers import LOWEST, Denoiser
-from .model import build_net
+from .model import Described, build_net
 from .nets import parameters
 from .training import loop
 from .training.compiled import compiled, worthwhile
@@ -31,7 +31,7 @@ def silent(text: str) -> None:
 
 
 @dataclass
-class Plan:
+class Plan(Described):
     """A Config with every choice made, the pictures it is for, and why."""
 
     config: Settled
@@ -41,15 +41,6 @@ class Plan:
     images: Images  # all of them
     kind: str  # of source
     begun: float = field(default_factory=time.perf_counter)  # when the pictures were read, and choosing began
-
-    @property
-    def facts(self) -> Facts:
-        assert self.config.facts is not None
-        return self.config.facts
-
-    @property
-    def codec(self) -> AffineCodec:
-        return AffineCodec(**self.facts.codec)
 
     def build(self, net: nn.Module | None = None) -> nn.Module:
         """The network, or one's own, before training, on its blocks' own memory or with what is worked out again."""
