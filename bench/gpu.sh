@@ -14,5 +14,5 @@ run() {
 run arithmetic "$python" "$here/arithmetic.py" --compile
 run arithmetic-64 "$python" "$here/arithmetic.py" adm_imagenet64 dit_b:patch=4 --side 64 --batch 64 --compile
 run compiled "$python" "$here/compiled.py" "$data" "--net unet:width=64 --batch 128" "--net unet:width=128 --batch 128"
-run short "$python" "$here/short.py" "$data" "$out/short" "b64=--batch 64" "b128=--batch 128" "b256=--batch 256" --seconds 60
+run batches "$python" "$here/quality.py" "$data" "$out/batches" "b64=--batch 64" "b128=--batch 128" "b256=--batch 256" --minutes 1
 run quality "$python" "$here/quality.py" "$data" "$out/quality" "default=" --minutes 1 3 10

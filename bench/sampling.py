@@ -5,8 +5,8 @@ RUN's training held out is taken in the features of a network of the project's o
 is the best of dpmpp_2m and heun at 64 and 128 evaluations and of ddpm at 250. As good as the reference is what lies within 5 %
 of it, or within one standard error of the difference.
 
-The fewest evaluations that are as good, with 2,000 samples, are the finalists: `--finals` of them are measured again, beside
-the reference, with 10,000. What was drawn before is not drawn again. Writes OUT/sampling.jsonl and OUT/sampling.png, prints a
+The fewest evaluations that are as good, with 2,000 samples, are the finalists: `--finals` of them are measured again with
+10,000. What was drawn before is not drawn again. Writes OUT/sampling.jsonl and OUT/sampling.png, prints a
 table; seconds are those of drawing 2,000, measured only where all of them were drawn in this call.
 """
 
@@ -39,8 +39,8 @@ FEW = {
     "unipc:order=2": [5, 6, 8, 10, 12, 16, 20],
     "heun": [6, 8, 10, 16, 20, 32],
     "dpmpp_3m": [8, 10, 12, 16],
-    "dpmpp_2m_sde": [8, 10, 12, 14, 16, 20, 32],
-    "dpmpp_2m_sde:eta=0.5": [8, 10, 12, 16, 20],
+    "dpmpp_2m_sde": [6, 8, 10, 12, 14, 16, 20, 32],
+    "dpmpp_2m_sde:eta=0.5": [6, 8, 10, 12, 16, 20],
     "ddim": [10, 20],
 }
 
@@ -82,6 +82,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--finals", type=int, default=0, help="finalists that are measured with 10,000 samples")
+    parser.add_argument("--solvers", nargs="+", choices=FEW, default=list(FEW), metavar="SOLVER", help="of those with few")
     parser.add_argument("--only", choices=("few", "reference"), help="the half that is measured in this call")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -92,7 +93,7 @@ def main() -> None:
     judge = Judge(opened(model))
     print(judge.about)
     one = partial(measure, judge, model)
-    few = [(solver, n) for solver, counts in FEW.items() for n in counts]
+    few = [(solver, n) for solver in args.solvers for n in FEW[solver]]
     rows = measured(one, few, args.samples, known, file) if args.only != "reference" else []
     many = measured(one, REFERENCE, args.samples, known, file) if args.only != "few" else []
     floor = judge.distance(judge.floor(args.samples))
@@ -102,7 +103,7 @@ def main() -> None:
         print(f"As good as {best['solver']} in {best['evaluations']} evaluations ({best['distance']:.3g}):")
         for row in good[:4]:
             print(f"  {row['solver']} in {row['evaluations']}: {row['distance']:.3g}")
-        finals = [(row["solver"], row["evaluations"]) for row in (best, *good[: args.finals])] if args.finals else []
+        finals = [(row["solver"], row["evaluations"]) for row in good[: args.finals]]
         many += measured(one, finals, 10_000, known, file)
     print_table(rows + many)
     draw(rows, many, floor, args.out / "sampling.png")

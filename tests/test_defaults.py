@@ -8,7 +8,7 @@ import pytest
 
 from sfumato import defaults, trainer
 from sfumato.cli import main
-from sfumato.config import Config, Facts, Settled, builtins, checked
+from sfumato.config import Config, Facts, Settled, build_schedule, builtins, checked
 from sfumato.run import Run
 from sfumato.spec import Spec
 
@@ -29,7 +29,7 @@ def width(**options):
 
 
 def test_what_is_said_stays():
-    said = dict(net=Spec("unet", width=24), batch=48, lr=3e-3)
+    said = dict(net=Spec("unet", width=24), schedule=Spec("cosine"), batch=48, lr=3e-3)
     config, reasons = defaults.settle(known(images=1_000_000, **said), quick)
     assert isinstance(config, Settled)
     assert {name: getattr(config, name) for name in said} == said
@@ -37,7 +37,7 @@ def test_what_is_said_stays():
     for name, value in said.items():  # one of them alone
         config, reasons = defaults.settle(known(images=50_000, **{name: value}), quick)
         assert getattr(config, name) == value
-        assert len(reasons) == 2
+        assert len(reasons) == 3
 
 
 def test_a_wider_network_for_more_images():
@@ -61,14 +61,14 @@ def test_what_a_time_allows():
         asked.append(config.net.kw["width"])
         return 1000 * (32 / asked[-1]) ** 2
 
-    for seconds, expected in ((1.0, 32), (80.0, 48), (210.0, 64), (1e6, defaults.WIDTHS[-1])):
+    for seconds, expected in ((1.0, 32), (200.0, 48), (600.0, 64), (1e6, defaults.WIDTHS[-1])):
         asked.clear()
         config, reasons = defaults.settle(known(time=seconds), speed)
-        allowed = [w for w in defaults.WIDTHS if 1000 * defaults.STEPS * seconds * (32 / w) ** 2 >= 10_000 * (w / 32) ** 2]
+        allowed = [w for w in defaults.WIDTHS if 1000 * defaults.STEPS * seconds * (32 / w) ** 2 >= defaults.NEEDED * (w / 32) ** 2]
         assert config.net.kw["width"] == max([32, *allowed]) == expected
         assert asked == [w for w in defaults.WIDTHS if w <= expected] + [w for w in defaults.WIDTHS if w > expected][:1]
         assert config.images is None  # that is measured with the network chosen
-        assert str(config.net) in reasons[1]
+        assert str(config.net) in reasons[2]
 
 
 @pytest.mark.parametrize("given", [{}, {"images": 1_000_000}, {"epochs": 1e6 / 57_000}])
@@ -79,29 +79,40 @@ def test_what_three_hours_allow_where_the_budget_is_no_time(given):
     config, reasons = defaults.settle(known(**given), speed)
     assert hours(64) < defaults.PATIENCE < hours(96)
     assert config.net.kw["width"] == 64
-    assert f"would take {hours(96):.0f} hours" in reasons[1]
+    assert f"would take {hours(96):.0f} hours" in reasons[2]
     assert (
         defaults.settle(known(**given), lambda config: 0.1)[0].net.kw["width"] == defaults.WIDTHS[0]
     )  # there is none narrower
     config, reasons = defaults.settle(known(**given), lambda config: 1e6 * (config.net.kw["width"] < 64))
     assert config.net.kw["width"] == 48
-    assert "width 64 does not fit into the memory" in reasons[1]
+    assert "width 64 does not fit into the memory" in reasons[2]
 
 
 def test_where_nothing_is_measured_a_time_allows_the_narrowest():
     config, reasons = defaults.settle(known(time=1e6), None)
     assert config.net.kw["width"] == defaults.WIDTHS[0]
-    assert "would have to be measured" in reasons[1]
+    assert "would have to be measured" in reasons[2]
     assert defaults.settle(known(images=10**9), None)[0].net.kw["width"] == defaults.WIDTHS[-1]
 
 
 @pytest.mark.parametrize(
-    ("side", "expected"), [(8, (1, 2)), (28, (1, 2)), (32, (1, 2)), (33, (1, 2, 2)), (64, (1, 2, 2)), (128, (1, 2, 2, 2))]
+    ("side", "expected"), [(8, (1, 2)), (16, (1, 2)), (28, (1, 2, 2)), (32, (1, 2, 2)), (33, (1, 2, 2)), (64, (1, 2, 2)), (128, (1, 2, 2, 2))]
 )
 def test_halved_until_eight_pixels_are_left(side, expected):
     assert defaults.levels((1, side, 4)) == defaults.levels((1, 4, side)) == expected
-    inside = side / (1 if side < 16 else 2) / 2 ** (len(expected) - 1)
+    inside = side / defaults.patch((1, side, 4)) / 2 ** (len(expected) - 1)
     assert 4 <= inside <= 8.5
+
+
+def test_noise_drowns_the_mean_of_every_picture_as_deep_as_edm_drowns_that_of_64_pixels():
+    """sigma / d, the noise of a mean over a side of d pixels, where sampling starts; pictures of 64 and more start at 80."""
+    start = lambda side: build_schedule(defaults.settle(known(shape=(1, side, 4), images=1), None)[0]).grid(1)[0].item()
+    sigma = lambda side: build_schedule(defaults.settle(known(shape=(1, side, 4), images=1), None)[0])(1.0)[1].item()
+    for side in (28, 32, 48, 64):
+        assert sigma(side) / side == pytest.approx(80 / 64)
+        assert start(side) == 1
+    assert sigma(8) == sigma(28)
+    assert sigma(128) == sigma(64) == pytest.approx(80)
 
 
 def test_the_rate():

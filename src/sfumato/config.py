@@ -102,8 +102,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     net: MaybeChoice = None
     """Network, as in unet:width=96,dropout=0.1; by a printed rule unless said."""
-    schedule: Choice = Spec("edm")
-    """Noise schedule, as in linear:steps=1000."""
+    schedule: MaybeChoice = None
+    """Noise schedule, as in linear:steps=1000; edm, its ends by a printed rule, unless said."""
     shift: Positive = 1.0
     """Noise of the schedule, as a multiple: how much wider the pictures are than those it was made for."""
     predict: str = "edm"
@@ -188,6 +188,7 @@ class Settled(Config, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A Config in which nothing is left to a rule but the budget: what a network is trained by, and what a run keeps."""
 
     net: Choice = Spec("unet")  # this and what follows is what is meant by a run that does not say it
+    schedule: Choice = Spec("edm")
     batch: Count = 128
     lr: Positive = 1e-3
 
@@ -251,7 +252,8 @@ def checked(config: Config | dict[str, Any], kind: type[Config] | None = None) -
         if getattr(config, name) not in [*names, None]:
             raise unknown(what, getattr(config, name), names)
     for name, (what, table) in _SPECS.items():
-        choose(table, getattr(config, name), what)
+        if (spec := getattr(config, name)) is not None:
+            choose(table, spec, what)
     given = [name for name in BUDGET if getattr(config, name) is not None]
     stored = config.facts is not None  # a run keeps what was typed beside the images that it became
     if len(given) > 1 and not (stored and "images" in given and len(given) == 2):
@@ -303,7 +305,7 @@ def spelt(config: Config) -> dict[str, str]:
 
 def build_schedule(config: Config) -> schedules.Schedule:
     """The schedule of a config; raises UserError for options that it refuses."""
-    return make(schedules.SCHEDULES, config.schedule, "schedule").shifted(config.shift)
+    return make(schedules.SCHEDULES, config.schedule or Spec("edm"), "schedule").shifted(config.shift)
 
 
 def to_json(config: Config) -> str:

@@ -13,14 +13,16 @@ import msgspec
 
 from .config import Config, Settled, builtins, checked
 from .nets import NETS
-from .nets.unet import folded
 from .spec import Spec
 
-RULED = ("net", "batch", "lr")
+RULED = ("net", "schedule", "batch", "lr")
 BATCH, ELSEWHERE = {"cpu": 16}, 128  # by kind of device; an accelerator takes about as long for one picture as for many
+MOST_NOISE, LEAST_NOISE = 80.0, 0.01  # sigma of pictures of FULL pixels a side; a level of 255 and a quarter
+FULL, SMALLEST = 64, 28  # pixels
 RATE = 2e-3  # at most, and of a network of the least width at a batch of 16
 WIDTHS = (32, 48, 64, 96, 128)  # channels of the first level
-NEEDED = 10_000  # images that the narrowest is worth training with; a wider one as many more as it has parameters
+NEEDED = 30_000  # images that the narrowest is worth training with; a wider one as many more as it has parameters
+UNFOLDED = 32  # pixels of a side up to which the first level sees single pixels; beyond, 2x2 of them folded into channels
 INNERMOST = 8  # pixels of a side, or fewer, at which halving ends
 LEAST, MOST, EPOCHS = 60_000, 1_000_000, 40  # images, where no budget is named
 PATIENCE = 3.0  # hours that a network may take, but for the narrowest, where the budget is no time
@@ -39,6 +41,9 @@ def settle(config: Config, speed: Speed | None, device: str = "cpu") -> tuple[Se
         raw["batch"] = max(BATCH.get(device, ELSEWHERE), config.accumulate)
         why = "in the same time small batches come further" if device in BATCH else "as many as keep an accelerator busy"
         said.append(f"Batch {raw['batch']}: {why}.")
+    if config.schedule is None:
+        raw["schedule"], why = noise(raw["facts"]["shape"])
+        said.append(why)
     if config.net is None:
         raw["net"], why = _network(raw | {"lr": RATE}, speed)
         said.append(why)
@@ -60,6 +65,19 @@ def rate(net: Spec, batch: int) -> float:
     return float(f"{min(1.0, math.sqrt(batch / 16) * WIDTHS[0] / width) * RATE:.2g}")
 
 
+def noise(shape: tuple[int, int, int]) -> tuple[Any, str]:
+    """EDM's schedule between ends that suit the picture, and why.
+
+    Where sampling starts, the mean over a side of d pixels must drown: its noise is sigma / d. Karras et al. (2022) start at 80
+    for 64 pixels; in smaller pictures as much is drowned by less, and steps above it are wasted, as are those that clean what
+    is finer than a level of 255.
+    """
+    side = max(shape[1:])
+    high = float(f"{MOST_NOISE * min(1.0, max(side, SMALLEST) / FULL):.3g}")
+    spec = Spec("edm", sigma_max=high, sigma_min=LEAST_NOISE)
+    return spec.builtins(), f"Noise from {high:g} to {LEAST_NOISE:g}: all that samples of {side} pixels need."
+
+
 def _network(raw: dict[str, Any], speed: Speed | None) -> tuple[Any, str]:
     """The widest U-Net that sees as many images as it needs, in 3 hours where the budget is no time, and why."""
 
@@ -67,7 +85,8 @@ def _network(raw: dict[str, Any], speed: Speed | None) -> tuple[Any, str]:
         config = checked(raw | {"net": spec.builtins()}, Settled)
         return config, budget(config, partial(speed, config) if speed else lambda: 0.0).images or 0
 
-    narrowest, *others = [Spec("unet", width=width, mults=levels(tuple(raw["facts"]["shape"]))) for width in WIDTHS]
+    shape = tuple(raw["facts"]["shape"])
+    narrowest, *others = [Spec("unet", width=width, patch=patch(shape), mults=levels(shape)) for width in WIDTHS]
     if speed is None and raw["time"] is not None:
         return narrowest.builtins(), f"Network {narrowest}: for more, speeds would have to be measured."
     chosen, images, why = narrowest, seen(narrowest)[1], "none wider is chosen by rule."
@@ -89,9 +108,14 @@ def _network(raw: dict[str, Any], speed: Speed | None) -> tuple[Any, str]:
     return chosen.builtins(), f"Network {chosen}: it sees {images:,} images; {why}"
 
 
+def patch(shape: tuple[int, int, int]) -> int:
+    """Side of the square of pixels that the network folds into channels."""
+    return 1 if max(shape[1:]) <= UNFOLDED else 2
+
+
 def levels(shape: tuple[int, int, int]) -> tuple[int, ...]:
     """Channels of each level, as multiples of the first: as many levels as bring the picture to 8 pixels, 2 at least."""
-    side = max(shape[1:]) / folded(shape)
+    side = max(shape[1:]) / patch(shape)
     return (1, *[2] * max(1, math.ceil(math.log2(side / INNERMOST))))
 
 

@@ -16,12 +16,12 @@ The way `bound` is the variational bound in continuous time (Kingma et al. 2021,
 
     -log p(x0) <= KL(q(z_1 | x0) || p(z_1)) + 1/2 int e^l E |x0 - x0_hat|^2 dl + E[-log p(x0 | z_0)]
 
-Both go from where the denoiser is defined, log-SNR -12 at most noise, to where the schedule says that nothing is left to clean.
+Both go from where the denoiser is defined, log-SNR -12 at most noise, to log-SNR 12, or on to the last step of the schedule's grid.
 
 What is counted. Stored integers have probabilities. `ode` finds densities p, and counts a picture with noise u added that is
 uniform over the width of one stored value: on average -log2 p(v + u) is at least -log2 P(v), with P(v) the mass of p over that
-width (Theis et al. 2016, section 3.1). It stops where k is the deviation of u, 1 / sqrt(12) of a stored value, if the schedule
-does not stop before. `bound` ends in P(v | z_0), of all stored values as a Gaussian of width k about x0_hat has them (Kingma
+width (Theis et al. 2016, section 3.1). It stops where k is the deviation of u, 1 / sqrt(12) of a stored value, if that is not
+beyond. `bound` ends in P(v | z_0), of all stored values as a Gaussian of width k about x0_hat has them (Kingma
 et al. 2021, section 3.1, who have it about z_0, which knows less). So both are bits of the stored integers, of two models that
 differ in their last step. Of pictures stored as floats both give a density in stored units; its bits may be negative, and say
 nothing but beside those of another model of the same pictures.
@@ -42,7 +42,7 @@ from ..denoisers import Denoises
 from ..errors import UserError, unknown
 from ..losses import bound_term, prior_term
 from ..model import Model
-from ..schedules import LOWEST, Schedule, diffuse, edm
+from ..schedules import HIGHEST, LOWEST, Schedule, diffuse, edm
 from .opened import batches
 
 Progress = Callable[[int, int], None]
@@ -235,7 +235,7 @@ WAYS: dict[str, Callable[..., Tensor]] = {"ode": by_ode, "bound": by_bound}
 def reach(denoise: Movable) -> tuple[float, float]:
     """The log-SNR of most noise and that of least noise between which a denoiser is asked."""
     schedule = denoise.schedule
-    return max(LOWEST, schedule.log_snr(getattr(denoise, "t_max", 1.0))), schedule.log_snr_range[1]
+    return max(LOWEST, schedule.log_snr(getattr(denoise, "t_max", 1.0))), max(HIGHEST, schedule.log_snr_range[1])
 
 
 def frame_of(denoise: Movable, log_snrs: tuple[float, float]) -> Movable:
