@@ -64,7 +64,9 @@ def test_what_a_time_allows():
     for seconds, expected in ((1.0, 32), (200.0, 48), (600.0, 64), (1e6, defaults.WIDTHS[-1])):
         asked.clear()
         config, reasons = defaults.settle(known(time=seconds), speed)
-        allowed = [w for w in defaults.WIDTHS if 1000 * defaults.STEPS * seconds * (32 / w) ** 2 >= defaults.NEEDED * (w / 32) ** 2]
+        allowed = [
+            w for w in defaults.WIDTHS if 1000 * defaults.STEPS * seconds * (32 / w) ** 2 >= defaults.NEEDED * (w / 32) ** 2
+        ]
         assert config.net.kw["width"] == max([32, *allowed]) == expected
         assert asked == [w for w in defaults.WIDTHS if w <= expected] + [w for w in defaults.WIDTHS if w > expected][:1]
         assert config.images is None  # that is measured with the network chosen
@@ -96,7 +98,8 @@ def test_where_nothing_is_measured_a_time_allows_the_narrowest():
 
 
 @pytest.mark.parametrize(
-    ("side", "expected"), [(8, (1, 2)), (16, (1, 2)), (28, (1, 2, 2)), (32, (1, 2, 2)), (33, (1, 2, 2)), (64, (1, 2, 2)), (128, (1, 2, 2, 2))]
+    ("side", "expected"),
+    [(8, (1, 2)), (16, (1, 2)), (28, (1, 2, 2)), (32, (1, 2, 2)), (33, (1, 2, 2)), (64, (1, 2, 2)), (99, (1, 2, 2, 2))],
 )
 def test_halved_until_eight_pixels_are_left(side, expected):
     assert defaults.levels((1, side, 4)) == defaults.levels((1, 4, side)) == expected

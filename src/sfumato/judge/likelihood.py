@@ -16,7 +16,7 @@ The way `bound` is the variational bound in continuous time (Kingma et al. 2021,
 
     -log p(x0) <= KL(q(z_1 | x0) || p(z_1)) + 1/2 int e^l E |x0 - x0_hat|^2 dl + E[-log p(x0 | z_0)]
 
-Both go from where the denoiser is defined, log-SNR -12 at most noise, to log-SNR 12, or on to the last step of the schedule's grid.
+Both go from where the denoiser is defined, log-SNR -12 at most noise, to log-SNR 12, or to where a schedule's grid goes beyond.
 
 What is counted. Stored integers have probabilities. `ode` finds densities p, and counts a picture with noise u added that is
 uniform over the width of one stored value: on average -log2 p(v + u) is at least -log2 P(v), with P(v) the mass of p over that
