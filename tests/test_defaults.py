@@ -1,16 +1,19 @@
 """What is left to rules: given settings stay, choices follow the budget, and a run that is gone on with keeps them."""
 
 import json
+import math
 
 import msgspec
 import numpy as np
 import pytest
+import torch
 
 from sfumato import defaults, trainer
 from sfumato.cli import main
 from sfumato.config import Config, Facts, Settled, build_schedule, builtins, checked
 from sfumato.run import Run
-from sfumato.spec import Spec
+from sfumato.schedules import DENSITIES
+from sfumato.spec import Spec, choose
 
 CODEC = {"low": [0.0], "high": [255.0], "dtype": "uint8", "ends": [-1.0, 1.0]}
 
@@ -29,7 +32,7 @@ def width(**options):
 
 
 def test_what_is_said_stays():
-    said = dict(net=Spec("unet", width=24), schedule=Spec("cosine"), batch=48, lr=3e-3)
+    said = dict(net=Spec("unet", width=24), schedule=Spec("cosine"), times=Spec("uniform"), batch=48, lr=3e-3)
     config, reasons = defaults.settle(known(images=1_000_000, **said), quick)
     assert isinstance(config, Settled)
     assert {name: getattr(config, name) for name in said} == said
@@ -37,7 +40,7 @@ def test_what_is_said_stays():
     for name, value in said.items():  # one of them alone
         config, reasons = defaults.settle(known(images=50_000, **{name: value}), quick)
         assert getattr(config, name) == value
-        assert len(reasons) == 3
+        assert len(reasons) == 4
 
 
 def test_a_wider_network_for_more_images():
@@ -70,7 +73,7 @@ def test_what_a_time_allows():
         assert config.net.kw["width"] == max([32, *allowed]) == expected
         assert asked == [w for w in defaults.WIDTHS if w <= expected] + [w for w in defaults.WIDTHS if w > expected][:1]
         assert config.images is None  # that is measured with the network chosen
-        assert str(config.net) in reasons[2]
+        assert str(config.net) in reasons[3]
 
 
 @pytest.mark.parametrize("given", [{}, {"images": 1_000_000}, {"epochs": 1e6 / 57_000}])
@@ -81,19 +84,19 @@ def test_what_three_hours_allow_where_the_budget_is_no_time(given):
     config, reasons = defaults.settle(known(**given), speed)
     assert hours(64) < defaults.PATIENCE < hours(96)
     assert config.net.kw["width"] == 64
-    assert f"would take {hours(96):.0f} hours" in reasons[2]
+    assert f"would take {hours(96):.0f} hours" in reasons[3]
     assert (
         defaults.settle(known(**given), lambda config: 0.1)[0].net.kw["width"] == defaults.WIDTHS[0]
     )  # there is none narrower
     config, reasons = defaults.settle(known(**given), lambda config: 1e6 * (config.net.kw["width"] < 64))
     assert config.net.kw["width"] == 48
-    assert "width 64 does not fit into the memory" in reasons[2]
+    assert "width 64 does not fit into the memory" in reasons[3]
 
 
 def test_where_nothing_is_measured_a_time_allows_the_narrowest():
     config, reasons = defaults.settle(known(time=1e6), None)
     assert config.net.kw["width"] == defaults.WIDTHS[0]
-    assert "would have to be measured" in reasons[2]
+    assert "would have to be measured" in reasons[3]
     assert defaults.settle(known(images=10**9), None)[0].net.kw["width"] == defaults.WIDTHS[-1]
 
 
@@ -116,6 +119,21 @@ def test_noise_drowns_the_mean_of_every_picture_as_deep_as_edm_drowns_that_of_64
         assert start(side) == 1
     assert sigma(8) == sigma(28)
     assert sigma(128) == sigma(64) == pytest.approx(80)
+
+
+def test_the_noise_of_training_is_as_wide_as_the_pictures():
+    """Pictures of any contrast are noised as deep: sigma / sigma_data has one distribution."""
+    u = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
+
+    def relative(deviation):
+        facts = msgspec.structs.replace(known().facts, sigma_data=deviation)
+        config = defaults.settle(msgspec.structs.replace(known(images=1), facts=facts), None)[0]
+        schedule = build_schedule(config)
+        return schedule(choose(DENSITIES, config.times, "density")(schedule, u))[1] / deviation
+
+    torch.testing.assert_close(relative(0.25), relative(0.5), rtol=0.005, atol=0)  # the mean has two digits
+    torch.testing.assert_close(relative(0.7071), relative(0.5), rtol=0.005, atol=0)
+    assert relative(0.5)[9].item() == pytest.approx(math.exp(-1.2) / 0.5)
 
 
 def test_the_rate():

@@ -118,8 +118,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Divide the loss by what is expected of it at each noise level, which is learned beside the network."""
     variance_weight: Annotated[float, msgspec.Meta(ge=0, le=1e12), NUMBER] = 0.0
     """Weight of the bound that teaches the network the variance of ddpm's steps, 0.001 as a rule; 0: none is learned."""
-    times: Choice = Spec("log_normal")
-    """Density of the training times: uniform, steps, log_normal or logit_normal."""
+    times: MaybeChoice = None
+    """Density of the training times: uniform, steps, log_normal or logit_normal; log_normal, by a printed rule, unless said."""
     label_dropout: Share = 0.1
     """Share of the pictures whose label is withheld, so that guidance works."""
 
@@ -189,6 +189,7 @@ class Settled(Config, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     net: Choice = Spec("unet")  # this and what follows is what is meant by a run that does not say it
     schedule: Choice = Spec("edm")
+    times: Choice = Spec("log_normal")
     batch: Count = 128
     lr: Positive = 1e-3
 

@@ -15,10 +15,11 @@ from .config import Config, Settled, builtins, checked
 from .nets import NETS
 from .spec import Spec
 
-RULED = ("net", "schedule", "batch", "lr")
+RULED = ("net", "schedule", "times", "batch", "lr")
 BATCH, ELSEWHERE = {"cpu": 16}, 128  # by kind of device; an accelerator takes about as long for one picture as for many
 MOST_NOISE, LEAST_NOISE = 80.0, 0.01  # sigma of pictures of FULL pixels a side; a level of 255 and a quarter
 FULL, SMALLEST = 64, 28  # pixels
+MIDDLE, DEVIATION = -1.2, 0.5  # of log sigma in training, for pictures of that deviation (Karras et al. 2022, table 1)
 RATE = 2e-3  # at most, and of a network of the least width at a batch of 16
 WIDTHS = (32, 48, 64, 96, 128)  # channels of the first level
 NEEDED = 30_000  # images that the narrowest is worth training with; a wider one as many more as it has parameters
@@ -43,6 +44,9 @@ def settle(config: Config, speed: Speed | None, device: str = "cpu") -> tuple[Se
         said.append(f"Batch {raw['batch']}: {why}.")
     if config.schedule is None:
         raw["schedule"], why = noise(raw["facts"]["shape"])
+        said.append(why)
+    if config.times is None:
+        raw["times"], why = middle(raw["facts"]["sigma_data"])
         said.append(why)
     if config.net is None:
         raw["net"], why = _network(raw | {"lr": RATE}, speed)
@@ -76,6 +80,18 @@ def noise(shape: tuple[int, int, int]) -> tuple[Any, str]:
     high = float(f"{MOST_NOISE * min(1.0, max(side, SMALLEST) / FULL):.3g}")
     spec = Spec("edm", sigma_max=high, sigma_min=LEAST_NOISE)
     return spec.builtins(), f"Noise from {high:g} to {LEAST_NOISE:g}: all that samples of {side} pixels need."
+
+
+def middle(sigma_data: float) -> tuple[Any, str]:
+    """EDM's density of training noise, log sigma ~ N(-1.2 + log(sigma_data / 0.5), 1.2^2), and why.
+
+    Pictures of twice the contrast with twice the noise are the same pictures, so that what was found for a deviation of 0.5
+    holds for others in proportion.
+    """
+    mean = float(f"{MIDDLE + math.log(sigma_data / DEVIATION):.2f}")
+    return Spec(
+        "log_normal", mean=mean
+    ).builtins(), f"Training noise about {math.exp(mean):.2g}: as much as the contrast asks for."
 
 
 def _network(raw: dict[str, Any], speed: Speed | None) -> tuple[Any, str]:
