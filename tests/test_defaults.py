@@ -133,7 +133,7 @@ def test_the_noise_of_training_is_as_wide_as_the_pictures():
 
     torch.testing.assert_close(relative(0.25), relative(0.5), rtol=0.005, atol=0)  # the mean has two digits
     torch.testing.assert_close(relative(0.7071), relative(0.5), rtol=0.005, atol=0)
-    assert relative(0.5)[9].item() == pytest.approx(math.exp(-1.2) / 0.5)
+    assert relative(0.5)[9].item() == pytest.approx(math.exp(defaults.MIDDLE) / 0.5)
 
 
 def test_the_rate():
