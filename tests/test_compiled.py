@@ -92,8 +92,7 @@ def test_a_run_keeps_it_and_its_averages_are_not_compiled(tmp_path, monkeypatch)
 
 
 def test_the_time_that_compiling_takes_is_taken_off_the_budget():
-    facts = trainer.prepare("digits", Config()).facts
-    config = sfumato.config.checked(Config(**TINY | {"time": 100, "facts": facts, "lr": 1e-3}), sfumato.config.Settled)
+    config = trainer.prepare("digits", sfumato.config.checked(Config(**TINY | {"time": 100}))).config
     images = lambda spent: defaults.budget(config, lambda: 10.0, lambda: spent).images
     assert images(0.0) == int(1000 * defaults.STEPS) // 25 * 25
     assert images(60.0) == int(400 * defaults.STEPS) // 25 * 25
