@@ -1,7 +1,9 @@
 """torch.compile: the same training, where it pays. What is slow is the compiler; most of this goes without it."""
 
+import dataclasses
 import shutil
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -112,3 +114,21 @@ def test_compiled_training_is_the_same_but_for_rounding(tmp_path):
     assert Run(tmp_path / "on").config().facts.compiled
     for name, found in weights["on"].items():
         np.testing.assert_allclose(found, weights["off"][name], rtol=1e-3, atol=2e-4, err_msg=name)
+
+
+def test_code_with_other_gradients_is_not_used(monkeypatch):
+    plan = trainer.prepare("digits", sfumato.config.checked(Config(**TINY | {"images": 10**8})))
+    net, here, said = plan.build(), Placement(torch.device("cpu")), []
+    assert plan.faithful(net, here)
+
+    def wrong(net):
+        next(net.parameters()).register_hook(torch.zeros_like)
+        return net
+
+    monkeypatch.setattr(plans, "compiled", wrong)
+    assert not plan.faithful(net, here)
+    assert plan.compiles(net, here, 1.0, said.append) is False
+    assert "other gradients" in said[-1]
+    asked = msgspec.structs.replace(plan.config, compile="on")
+    with pytest.raises(UserError, match="--compile off"):
+        dataclasses.replace(plan, config=asked).compiles(net, here, 1.0)

@@ -64,7 +64,12 @@ class Plan(Described):
         """
         seconds = self.config.time or each * (defaults.budget(self.config, lambda: 0.0).images or 0)
         key = address(placement.device, f"{self._signature(net)} {placement}")
-        measure = lambda faster: self.speed(net, placement, 2.0, faster, whole=True)
+
+        def measure(faster: bool) -> float:
+            if faster and not self.faithful(net, placement):
+                raise RuntimeError("what it makes of this network has other gradients")
+            return self.speed(net, placement, 2.0, faster, whole=True)
+
         return worthwhile(measure, self.config.compile, seconds, key, say)
 
     def speed(self, net: nn.Module, placement: Placement, seconds: float, faster: bool = False, whole: bool = False) -> float:
@@ -82,8 +87,32 @@ class Plan(Described):
         stream = Stream.of(config, self.train, self.codec, placement, state.denoiser.conditions)
         return measured_speed(lambda: loop.step(config, stream, state), placement.device, config.batch, seconds)
 
-    def trial(self) -> Callable[[nn.Module, Placement], None]:
-        """One forward and backward pass, as the loop does them, on real pictures; to compare placements."""
+    def faithful(self, net: nn.Module, placement: Placement) -> bool:
+        """Whether compiled code has the gradients of plain code but for rounding: no tensor's differs by half of its size.
+
+        A compiler may be wrong: torch 2.13 makes of some networks code that, in bfloat16 on a CPU, has no gradient at all
+        for most weights, and says nothing.
+        """
+        step, found = self.trial(keep=True), []
+        for faster in (False, True):
+            trained, generator = copy.deepcopy(net).to(placement.device), torch.Generator().manual_seed(0)
+            for module in trained.modules():
+                if isinstance(module, nn.Dropout):
+                    module.p = 0.0  # masks would differ
+            for weight in trained.parameters():
+                if not weight.any():  # nothing would flow back through what starts at 0
+                    weight.data.copy_(0.02 * torch.randn(weight.shape, generator=generator))
+            step(compiled(trained) if faster else trained, placement)
+            found.append([p.grad.float() for p in trained.parameters() if p.grad is not None])
+        return len(found[0]) == len(found[1]) and all(
+            (theirs - ours).norm() <= 0.5 * ours.norm() for ours, theirs in zip(*found, strict=True)
+        )
+
+    def trial(self, keep: bool = False) -> Callable[[nn.Module, Placement], None]:
+        """One forward and backward pass, as the loop does them, on real pictures; to compare placements.
+
+        keep    the gradients, which are else thrown away
+        """
         config, schedule = self.config, build_schedule(self.config)
 
         def step(net: nn.Module, placement: Placement) -> None:
@@ -94,7 +123,8 @@ class Plan(Described):
             with placement.autocast():
                 loss = loop.loss_of(config, denoiser, x0, t, torch.zeros_like(x0), cond)
             loss.mean().backward()
-            net.zero_grad(set_to_none=True)
+            if not keep:
+                net.zero_grad(set_to_none=True)
 
         return step
 
