@@ -129,6 +129,8 @@ def test_code_with_other_gradients_is_not_used(monkeypatch):
     assert not plan.faithful(net, here)
     assert plan.compiles(net, here, 1.0, said.append) is False
     assert "other gradients" in said[-1]
+    monkeypatch.setattr(plan, "faithful", None)  # that is kept, and not found out again
+    assert plan.compiles(net, here, 1.0) is False
     asked = msgspec.structs.replace(plan.config, compile="on")
     with pytest.raises(UserError, match="--compile off"):
         dataclasses.replace(plan, config=asked).compiles(net, here, 1.0)

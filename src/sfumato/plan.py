@@ -16,7 +16,7 @@ from .denoisers import LOWEST, Denoiser
 from .model import Described, build_net
 from .nets import parameters
 from .training import loop
-from .training.compiled import compiled, worthwhile
+from .training.compiled import WrongGradients, compiled, worthwhile
 from .training.device import Placement, address, choose
 from .training.device import speed as measured_speed
 from .training.recompute import recompute
@@ -67,7 +67,7 @@ class Plan(Described):
 
         def measure(faster: bool) -> float:
             if faster and not self.faithful(net, placement):
-                raise RuntimeError("what it makes of this network has other gradients")
+                raise WrongGradients
             return self.speed(net, placement, 2.0, faster, whole=True)
 
         return worthwhile(measure, self.config.compile, seconds, key, say)

@@ -300,7 +300,7 @@ def _placed(plan: Plan, run: Run, net: nn.Module, place: torch.device, say: Say)
     else:
         found, each = replace(Placement.of(place, before), precision=asked), 0.0
         if plan.config.compile == "auto":
-            return found, before.compiled
+            return found, before.compiled and plan.faithful(net, found)
     return found, plan.compiles(net, found, each, say)
 
 

@@ -16,6 +16,11 @@ HOPED = 0.1  # of the time of steps, saved, where it has not been measured
 COST = 60.0  # seconds to make code, where that has not been measured
 AGAIN = 1 / 6  # of the cost, once the code is in the cache folder
 BACKEND = "inductor"
+WRONG = "it makes code of this network that has other gradients"
+
+
+class WrongGradients(Exception):
+    """Compiled code does not do what plain code does."""
 
 
 def compiled(net: nn.Module) -> nn.Module:
@@ -31,13 +36,23 @@ def worthwhile(speed: Callable[[bool], float], asked: str, seconds: float, key: 
     That is so where gain x seconds > cost, the gain being the share of the time that is saved. Both are measured with the first
     training that is long enough for it to be likely, and kept for this key: machine, network and batch.
 
-    speed    images a second of training steps of a copy of the network, compiled or not; what is made of it serves the network
+    speed    images a second of training steps of a copy of the network, compiled or not; what is made of it serves the network.
+             Raises WrongGradients where it must not
     asked    auto, on or off
     Raises UserError where compiling is asked for and fails.
     """
     if asked == "off":
         return False
+
+    def refused(reason: str) -> bool:
+        if asked == "on":
+            raise UserError(f"torch.compile does not work here ({reason}). Train without it: --compile off.") from None
+        say(f"torch.compile does not work here ({reason}). The network is trained as it is.")
+        return False
+
     known = recalled("compiled.json", key)
+    if known == WRONG:
+        return refused(WRONG)
     gain, cost = known or (HOPED, COST)
     if known or (asked == "auto" and gain * seconds <= cost):
         return asked == "on" or bool(known and gain * seconds > cost)
@@ -45,12 +60,11 @@ def worthwhile(speed: Callable[[bool], float], asked: str, seconds: float, key: 
     plain, begun = speed(False), time.perf_counter()
     try:
         gain = round(1 - plain / speed(True), 3)
+    except WrongGradients:
+        remember("compiled.json", key, WRONG)  # where other failures may be mended, of a compiler that is missing
+        return refused(WRONG)
     except Exception as error:  # of what is behind torch.compile anything may be missing or fail
-        reason = f"torch.compile does not work here ({(str(error).strip() or type(error).__name__).splitlines()[0]})."
-        if asked == "on":
-            raise UserError(f"{reason} Train without it: --compile off.") from None
-        say(f"{reason} The network is trained as it is.")
-        return False
+        return refused((str(error).strip() or type(error).__name__).splitlines()[0])
     remember("compiled.json", key, (gain, round(AGAIN * (time.perf_counter() - begun), 1)))
     return asked == "on" or gain > 0  # the cost is spent
 
