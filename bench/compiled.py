@@ -7,16 +7,14 @@ again with the code kept, and the time from which the first pays.
 
 import argparse
 import os
-import shlex
 import statistics
 import tempfile
 import time
 
 import torch
-from _side_by_side import heading
+from _side_by_side import heading, typed
 
 from sfumato import trainer
-from sfumato.commands.chosen import Choices, read
 from sfumato.model import build_net
 from sfumato.training.device import best_device
 
@@ -32,7 +30,7 @@ def main() -> None:
     for flags in args.flags:
         with tempfile.TemporaryDirectory() as folder:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
-            plan = trainer.prepare(args.data, read(Choices, [args.data, *shlex.split(flags)], "sfumato train", "")[0].config)
+            plan = trainer.prepare(args.data, typed(args.data, flags)[0].config)
             net = build_net(plan.config, plan.facts)
             placement, _ = plan.fastest(net, best_device())
             costs = []
@@ -41,10 +39,11 @@ def main() -> None:
                 begun = time.perf_counter()
                 plan.speed(net, placement, 0.0, True)
                 costs.append(time.perf_counter() - begun)
+            right = plan.faithful(net, placement)
             turns = [[plan.speed(net, placement, 2.0, faster) for faster in (False, True)] for _ in range(args.rounds)]
         plain, ready = map(statistics.median, zip(*turns, strict=True))
         saved = 1 - plain / ready
-        pays = f"{costs[0] / saved / 60:.1f} min" if saved > 0 else "never"
+        pays = f"{costs[0] / saved / 60:.1f} min" if saved > 0 and right else "never" if right else "never: wrong gradients"
         cells = (
             f"`{flags}`",
             placement,

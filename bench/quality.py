@@ -18,7 +18,6 @@ OUT/quality.png, and prints a table.
 
 import argparse
 import json
-import shlex
 import signal
 import statistics
 import time
@@ -31,11 +30,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import msgspec
 from _judge import Judge
-from _side_by_side import heading
+from _side_by_side import heading, typed
 
 import sfumato
 from sfumato import defaults, trainer
-from sfumato.commands.chosen import Choices, read
 from sfumato.config import BUDGET, Settled, builtins, with_options
 from sfumato.plan import Plan
 from sfumato.run import Run
@@ -57,12 +55,8 @@ class Passing:
                 signal.raise_signal(signal.SIGTERM)  # as a person would end it
 
 
-def typed(data: str, flags: str) -> tuple[Choices, Any]:
-    return read(Choices, [data, *shlex.split(flags)], "sfumato train", "")
-
-
 def timed(plans: dict[str, Plan], rounds: int = 5) -> dict[str, float]:
-    """Images a second of each: medians of a second or two of training steps each, in turns."""
+    """Images a second of each: medians of two seconds of training steps each, in turns."""
     alike = {key: repr(msgspec.structs.replace(plan.config, time=None)) for key, plan in plans.items()}
     each = {alike[key]: plan for key, plan in plans.items()}
     found: dict[str, list[float]] = {config: [] for config in each}

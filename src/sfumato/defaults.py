@@ -90,9 +90,8 @@ def middle(sigma_data: float) -> tuple[Any, str]:
     with, and what measured better here.
     """
     mean = float(f"{MIDDLE + math.log(sigma_data / DEVIATION):.2f}")
-    return Spec(
-        "log_normal", mean=mean
-    ).builtins(), f"Training noise about {math.exp(mean):.2g}: as much as the contrast asks for."
+    spec = Spec("log_normal", mean=mean)
+    return spec.builtins(), f"Training noise about {math.exp(mean):.2g}: as much as the contrast asks for."
 
 
 def _network(raw: dict[str, Any], speed: Speed | None) -> tuple[Any, str]:
