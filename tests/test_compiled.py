@@ -116,6 +116,15 @@ def test_compiled_training_is_the_same_but_for_rounding(tmp_path):
         np.testing.assert_allclose(found, weights["off"][name], rtol=1e-3, atol=2e-4, err_msg=name)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile wants a C++ compiler")
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_compiled_gradients_of_the_default_are_the_plain_ones(precision, channels_last):
+    plan = trainer.prepare("digits", sfumato.config.checked(Config(net="unet:width=16,mults=(1,2),patch=1", batch=4)))
+    assert plan.faithful(plan.build(), Placement(torch.device("cpu"), precision, channels_last))
+
+
 def test_code_with_other_gradients_is_not_used(monkeypatch):
     plan = trainer.prepare("digits", sfumato.config.checked(Config(**TINY | {"images": 10**8})))
     net, here, said = plan.build(), Placement(torch.device("cpu")), []

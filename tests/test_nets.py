@@ -116,6 +116,18 @@ def test_every_parameter_of_the_unet_learns():
     assert shift.abs().min() > 0
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_upsampling_is_that_of_nearest_neighbours(layout):
+    """Values, gradients and layout."""
+    x, weights = torch.randn(2, 3, 4, 5).to(memory_format=layout).requires_grad_(), torch.randn(2, 3, 8, 10)
+    found = blocks.Upsample()(x)
+    expected = torch.nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
+    assert torch.equal(found, expected)
+    assert found.is_contiguous(memory_format=layout)
+    grads = [torch.autograd.grad((y * weights).sum(), x)[0] for y in (found, expected)]
+    torch.testing.assert_close(*grads)
+
+
 def test_group_norm_is_float32_under_autocast_and_the_formula():
     norm, x = blocks.GroupNorm(2, 8), torch.randn(3, 8, 4, 4) * 50 + 200
     groups = x.reshape(3, 2, -1)

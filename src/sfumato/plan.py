@@ -95,7 +95,7 @@ class Plan(Described):
         """
         step, found = self.trial(keep=True), []
         for faster in (False, True):
-            trained, generator = copy.deepcopy(net).to(placement.device), torch.Generator().manual_seed(0)
+            trained, generator = placement.net(copy.deepcopy(net)), torch.Generator().manual_seed(0)
             for module in trained.modules():
                 if isinstance(module, nn.Dropout):
                     module.p = 0.0  # masks would differ

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import init
-from .blocks import GroupNorm, attend, groups, or_not_told, pad_to_multiple, sinusoidal
+from .blocks import GroupNorm, Upsample, attend, groups, or_not_told, pad_to_multiple, sinusoidal
 from .conditions import Condition
 
 
@@ -201,7 +201,7 @@ class ADMUNet(nn.Module):
         self.middle = nn.ModuleList(Block(current, current, *inside, attend) for attend in (True, False))
         for level, mult in reversed(levels):
             if level > 0:
-                self.ups.append(Block(current, current, *inside, resize=nn.Upsample(scale_factor=2.0)))
+                self.ups.append(Block(current, current, *inside, resize=Upsample()))
             for k in range(blocks + 1):
                 attend = level in attention and (row.every or k == blocks)
                 self.ups.append(Block(current + skips.pop(), width * mult, *inside, attend))
@@ -244,7 +244,7 @@ class ADMUNet(nn.Module):
         for block in self.middle:
             h = block(h, emb)
         for up in self.ups:
-            h = up(h if isinstance(up.resize, nn.Upsample) else torch.cat((h, states.pop()), 1), emb)
+            h = up(h if isinstance(up.resize, Upsample) else torch.cat((h, states.pop()), 1), emb)
         return self.leave(F.silu(self.norm(h)))[..., *crop]  # (B, kC, H, W)
 
 

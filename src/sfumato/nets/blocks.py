@@ -1,4 +1,4 @@
-"""What several networks use verbatim: embeddings of the noise level, padding, attention, and a norm that is safe everywhere."""
+"""What several networks use verbatim: embeddings of the noise level, padding, attention, and what torch has gone wrong with."""
 
 import math
 
@@ -47,6 +47,26 @@ def groups(channels: int) -> int:
     return math.gcd(channels, min(32, max(1, channels // 4)))
 
 
+def is_channels_last(x: Tensor) -> bool:
+    """Whether x (B, C, H, W) lies as (B, H, W, C) in memory, and in no other way."""
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
+class Upsample(nn.Module):
+    """Each pixel four times: x (B, C, H, W) -> (B, C, 2H, 2W); the layout stays as it is.
+
+    What F.interpolate does with mode "nearest", whose backward pass torch.compile gets wrong for bfloat16 on CPUs (torch 2.13):
+    whatever lies before it is left without a gradient.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        last = is_channels_last(x)
+        x = x.permute(0, 2, 3, 1) if last else x
+        for dim in (1, 2) if last else (2, 3):
+            x = torch.stack((x, x), dim + 1).flatten(dim, dim + 1)
+        return x.permute(0, 3, 1, 2) if last else x
+
+
 class GroupNorm(nn.GroupNorm):
     """Group normalisation of x (B, C, H, W) with float32 statistics under autocast; the layout stays as it is.
 
@@ -61,7 +81,7 @@ class GroupNorm(nn.GroupNorm):
             return self._on_cpu(x)  # which itself reckons bfloat16 in float32
 
     def _on_cpu(self, x: Tensor) -> Tensor:
-        last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+        last = is_channels_last(x)
         if last and self.num_groups == 1:
             rows = x.permute(0, 2, 3, 1)  # (B, H, W, C)
             return (F.layer_norm(rows, rows.shape[1:], eps=self.eps) * self.weight + self.bias).permute(0, 3, 1, 2)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from . import init
-from .blocks import GroupNorm, attend, groups, or_not_told, pad_to_multiple, sinusoidal
+from .blocks import GroupNorm, Upsample, attend, groups, or_not_told, pad_to_multiple, sinusoidal
 from .conditions import Condition
 
 EPS = 1e-6  # of norms
@@ -76,10 +76,10 @@ class Up(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.upsample, self.conv = Upsample(), nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))  # (B, C, 2H, 2W)
+        return self.conv(self.upsample(x))  # (B, C, 2H, 2W)
 
 
 class DDPMUNet(nn.Module):

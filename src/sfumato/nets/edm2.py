@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .blocks import or_not_told, pad_to_multiple
+from .blocks import Upsample, or_not_told, pad_to_multiple
 from .conditions import Condition
 from .init import normal, silent
 
@@ -221,7 +221,7 @@ class EDM2UNet(nn.Module):
                 self.ups.append(Block(current + skips.pop(), wide, emb_width, dropout, attention=attends[level]))
                 current = wide
             if level > 0:
-                self.ups.append(Block(current, current, emb_width, dropout, resize=nn.Upsample(scale_factor=2)))
+                self.ups.append(Block(current, current, emb_width, dropout, resize=Upsample()))
         self.leave = MPConv(current, outputs * channels, 3, gain=silent())
 
     def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
@@ -238,5 +238,5 @@ class EDM2UNet(nn.Module):
         for block in self.middle:
             h = block(h, emb)
         for block in self.ups:
-            h = block(h if isinstance(block.resize, nn.Upsample) else balanced(h, states.pop()), emb)
+            h = block(h if isinstance(block.resize, Upsample) else balanced(h, states.pop()), emb)
         return self.leave(h)[..., *crop]  # (B, kC, H, W)

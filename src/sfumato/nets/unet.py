@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .blocks import GroupNorm, attend, groups, or_not_told, pad_to_multiple
+from .blocks import GroupNorm, Upsample, attend, groups, or_not_told, pad_to_multiple
 from .conditions import Condition
 from .init import zero
 
@@ -163,6 +163,7 @@ class UNet(nn.Module):
                 current = width * mult
             if level > 0:
                 self.ups.append(nn.Conv2d(current, current, 3, padding=1))
+        self.upsample = Upsample()
         self.norm = GroupNorm(groups(current), current)
         self.leave = zero(nn.Conv2d(current, outputs * channels * patch**2, 3, padding=1))
 
@@ -187,9 +188,6 @@ class UNet(nn.Module):
         for stage in self.middle:
             h = stage(h, emb)
         for up in self.ups:
-            if isinstance(up, Stage):
-                h = up(torch.cat((h, states.pop()), 1), emb)
-            else:
-                h = up(F.interpolate(h, scale_factor=2.0, mode="nearest"))
+            h = up(torch.cat((h, states.pop()), 1), emb) if isinstance(up, Stage) else up(self.upsample(h))
         h = self.leave(F.silu(self.norm(h)))  # (B, kC patch^2, H / patch, W / patch)
         return F.pixel_shuffle(h, self.patch)[..., *crop]  # (B, kC, H, W)
