@@ -46,10 +46,10 @@ def test_a_gain_is_measured_once_and_held_against_what_is_left_of_the_cost(monke
     clock = iter([0.0, 60.0])
     monkeypatch.setattr(compiled.time, "perf_counter", lambda: next(clock))
     assert told(200.0, key="fast")[0] is True
-    assert recalled("compiled.json", "fast") == [0.5, 10.0]  # the code is kept: a sixth of the cost
-    assert told(None, seconds=21, key="fast") == (True, [])
-    assert told(None, seconds=19, key="fast") == (False, [])
-    assert told(None, "on", 19, key="fast") == (True, [])
+    assert recalled("compiled.json", "fast") == [0.5, 7.5]  # the code is kept: an eighth of the cost
+    assert told(None, seconds=16, key="fast") == (True, [])
+    assert told(None, seconds=14, key="fast") == (False, [])
+    assert told(None, "on", 14, key="fast") == (True, [])
 
 
 def test_what_does_not_gain_is_not_compiled():

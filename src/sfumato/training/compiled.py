@@ -12,9 +12,9 @@ from ..disk import cache_folder
 from ..errors import UserError
 from .device import recalled, remember
 
-HOPED = 0.1  # of the time of steps, saved, where it has not been measured
+HOPED = 0.07  # of the time of steps, saved, where it has not been measured: the median of docs/benchmarks.md
 COST = 60.0  # seconds to make code, where that has not been measured
-AGAIN = 1 / 6  # of the cost, once the code is in the cache folder
+AGAIN = 1 / 8  # of the cost, once the code is in the cache folder
 BACKEND = "inductor"
 WRONG = "it makes code of this network that has other gradients"
 
