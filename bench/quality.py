@@ -78,7 +78,7 @@ def planned(data: str, runs: dict[str, str], minutes: list[float], known: Path) 
     for key, speed in timed(plans).items():
         config, seconds = plans[key].config, 60 * float(key.rpartition("-")[2])
         images = max(1, int(defaults.STEPS * seconds * speed) // config.batch) * config.batch
-        chosen = {name: value for name, value in builtins(config).items() if name in defaults.RULED}
+        chosen = {name: value for name, value in builtins(config).items() if name in defaults.RULES}
         found[key] = {"images": images, "speed": round(speed, 1), **chosen}
     known.write_text(json.dumps(found, indent=1) + "\n")
     return found
@@ -90,7 +90,7 @@ def trained(data: str, out: Path, name: str, flags: str, plans: dict[float, dict
     if args.recipe == "default":
         found = {}
         for minutes, chosen in plans.items():
-            stated = {key: chosen[key] for key in ("images", *defaults.RULED)}
+            stated = {key: chosen[key] for key in ("images", *defaults.RULES)}
             found[minutes] = Run.of(out / f"{name}-{minutes:g}")
             trainer.train(data, with_options(args.config, stated), found[minutes], say=print, parent=parent)
         return found

@@ -15,7 +15,6 @@ from .config import Config, Settled, builtins, checked
 from .nets import NETS
 from .spec import Spec
 
-RULED = ("net", "schedule", "times", "batch", "lr")
 BATCH, ELSEWHERE = {"cpu": 16}, 128  # by kind of device; an accelerator takes about as long for one picture as for many
 MOST_NOISE, LEAST_NOISE = 80.0, 0.01  # sigma of pictures of FULL pixels a side; a level of 255 and a quarter
 FULL, SMALLEST = 64, 28  # pixels
@@ -30,6 +29,7 @@ PATIENCE = 3.0  # hours that a network may take, but for the narrowest, where th
 STEPS = 0.92  # of the time; the rest is for grids, checkpoints, the log and the held-out loss
 
 Speed = Callable[[Settled], float]  # images a second of training
+Raw = dict[str, Any]  # a config as plain data, of which more and more is settled
 
 
 def settle(config: Config, speed: Speed | None, device: str = "cpu") -> tuple[Settled, list[str]]:
@@ -38,23 +38,22 @@ def settle(config: Config, speed: Speed | None, device: str = "cpu") -> tuple[Se
     speed    measures a candidate, 0 for one that does not fit into memory; None: nothing is measured
     """
     raw, said = builtins(config), list[str]()
-    if config.batch is None:
-        raw["batch"] = max(BATCH.get(device, ELSEWHERE), config.accumulate)
-        why = "in the same time small batches come further" if device in BATCH else "as many as keep an accelerator busy"
-        said.append(f"Batch {raw['batch']}: {why}.")
-    if config.schedule is None:
-        raw["schedule"], why = noise(raw["facts"]["shape"])
-        said.append(why)
-    if config.times is None:
-        raw["times"], why = middle(raw["facts"]["sigma_data"])
-        said.append(why)
-    if config.net is None:
-        raw["net"], why = _network(raw | {"lr": RATE}, speed)
-        said.append(why)
-    if config.lr is None:
-        raw["lr"] = rate(Spec.of(raw["net"]), raw["batch"])
-        said.append(f"Learning rate {raw['lr']:g}: less for wider networks, more for larger batches, at most {RATE:g}.")
+    for name, rule in RULES.items():
+        if getattr(config, name) is None:
+            raw[name], why = rule(raw, speed, device)
+            said.append(why)
     return checked(raw, Settled), said
+
+
+def _batch(raw: Raw, speed: Speed | None, device: str) -> tuple[int, str]:
+    batch = max(BATCH.get(device, ELSEWHERE), raw["accumulate"])
+    why = "in the same time small batches come further" if device in BATCH else "as many as keep an accelerator busy"
+    return batch, f"Batch {batch}: {why}."
+
+
+def _rate(raw: Raw, speed: Speed | None, device: str) -> tuple[float, str]:
+    lr = rate(Spec.of(raw["net"]), raw["batch"])
+    return lr, f"Learning rate {lr:g}: less for wider networks, more for larger batches, at most {RATE:g}."
 
 
 def rate(net: Spec, batch: int) -> float:
@@ -69,36 +68,36 @@ def rate(net: Spec, batch: int) -> float:
     return float(f"{min(1.0, math.sqrt(batch / 16) * WIDTHS[0] / width) * RATE:.2g}")
 
 
-def noise(shape: tuple[int, int, int]) -> tuple[Any, str]:
+def _noise(raw: Raw, speed: Speed | None, device: str) -> tuple[Any, str]:
     """EDM's schedule between ends that suit the picture, and why.
 
     Where sampling starts, the mean over a side of d pixels must drown: its noise is sigma / d. Karras et al. (2022) start at 80
     for 64 pixels; in smaller pictures as much is drowned by less, and steps above it are wasted, as are those that clean what
     is finer than a level of 255.
     """
-    side = max(shape[1:])
+    side = max(raw["facts"]["shape"][1:])
     high = float(f"{MOST_NOISE * min(1.0, max(side, SMALLEST) / FULL):.3g}")
     spec = Spec("edm", sigma_max=high, sigma_min=LEAST_NOISE)
     return spec.builtins(), f"Noise from {high:g} to {LEAST_NOISE:g}: all that samples of {side} pixels need."
 
 
-def middle(sigma_data: float) -> tuple[Any, str]:
+def _middle(raw: Raw, speed: Speed | None, device: str) -> tuple[Any, str]:
     """The density of training noise, log sigma ~ N(-0.8 + log(sigma_data / 0.5), 1.2^2), and why.
 
     Pictures of twice the contrast with twice the noise are the same pictures, so that what holds for a deviation of 0.5 holds
     for others in proportion. EDM's mean is -1.2 (Karras et al. 2022, table 1); -0.8 is what Karras et al. (2024) train pixels
     with, and what measured better here.
     """
-    mean = float(f"{MIDDLE + math.log(sigma_data / DEVIATION):.2f}")
+    mean = float(f"{MIDDLE + math.log(raw['facts']['sigma_data'] / DEVIATION):.2f}")
     spec = Spec("log_normal", mean=mean)
     return spec.builtins(), f"Training noise about {math.exp(mean):.2g}: as much as the contrast asks for."
 
 
-def _network(raw: dict[str, Any], speed: Speed | None) -> tuple[Any, str]:
+def _network(raw: Raw, speed: Speed | None, device: str) -> tuple[Any, str]:
     """The widest U-Net that sees as many images as it needs, in 3 hours where the budget is no time, and why."""
 
     def seen(spec: Spec) -> tuple[Settled, int]:
-        config = checked(raw | {"net": spec.builtins()}, Settled)
+        config = checked(raw | {"net": spec.builtins(), "lr": raw["lr"] or RATE}, Settled)
         return config, budget(config, partial(speed, config) if speed else lambda: 0.0).images or 0
 
     shape = tuple(raw["facts"]["shape"])
@@ -122,6 +121,9 @@ def _network(raw: dict[str, Any], speed: Speed | None) -> tuple[Any, str]:
             break
         chosen, images = spec, count
     return chosen.builtins(), f"Network {chosen}: it sees {images:,} images; {why}"
+
+
+RULES = {"batch": _batch, "schedule": _noise, "times": _middle, "net": _network, "lr": _rate}  # each knows those before it
 
 
 def patch(shape: tuple[int, int, int]) -> int:

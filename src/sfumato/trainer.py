@@ -251,7 +251,7 @@ def _fit(plan: Plan, run: Run, net: nn.Module, placement: Placement, watchers: W
 
 def as_begun(config: Config, run: Run) -> Config:
     """The config with what it leaves to rules as a run that is gone on with was begun."""
-    ruled = (*defaults.RULED, "flip", "c_noise")
+    ruled = (*defaults.RULES, "flip", "c_noise")
     left = [name for name in ruled if getattr(config, name) is None] if run.started else []
     return msgspec.structs.replace(config, **{name: getattr(run.config(), name) for name in left})
 
