@@ -300,7 +300,10 @@ def _placed(plan: Plan, run: Run, net: nn.Module, place: torch.device, say: Say)
     else:
         found, each = replace(Placement.of(place, before), precision=asked), 0.0
         if plan.config.compile == "auto":
-            return found, before.compiled and plan.faithful(net, found)
+            faster = before.compiled and plan.faithful(net, found)
+            if before.compiled and not faster:
+                say("The run was begun with compiled code, which has other gradients here: it goes on without.")
+            return found, faster
     return found, plan.compiles(net, found, each, say)
 
 
