@@ -1,5 +1,6 @@
 """The command line as a person types it, and what it says to mistakes."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -12,6 +13,8 @@ import pytest
 from PIL import Image
 
 from sfumato.cli import main
+from sfumato.errors import UserError
+from sfumato.run import Run
 
 TINY = "--net unet:width=8 --batch 50 --precision float32 --sampling-steps 1"
 
@@ -321,6 +324,16 @@ def test_a_second_trainer_is_refused(capsys, run):
 
     with FileLock(run / ".lock"):
         assert "Another process" in refused(capsys, "train", "digits", "--run", run, "--images", "400", *TINY.split())
+
+
+def test_a_run_that_never_began_leaves_no_folder(tmp_path):
+    for begun in (False, True):
+        run = Run.of(tmp_path / "runs" / f"{begun}")
+        with contextlib.suppress(UserError), run.locked():
+            if begun:
+                (run.path / "config.json").touch()
+            raise UserError("It cannot be trained.")
+        assert run.path.exists() == begun
 
 
 def test_a_broken_checkpoint_is_passed_over_by_sample(capsys, run, tmp_path):

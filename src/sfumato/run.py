@@ -6,6 +6,7 @@ samples/  out/  checkpoints/000200000/  averages/000200000/  tensorboard/  wandb
 
 import json
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -158,7 +159,8 @@ class Run:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run against a second trainer; raises UserError if there is one."""
+        """Hold the run against a second trainer; raises UserError if there is one. A folder that stays empty is not left."""
+        made = not self.path.exists()
         self.path.mkdir(parents=True, exist_ok=True)
         lock = FileLock(self.path / ".lock")
         try:
@@ -171,6 +173,8 @@ class Run:
             yield
         finally:
             lock.release()
+            if made and not any(each.name != ".lock" for each in self.path.iterdir()):
+                shutil.rmtree(self.path)
 
 
 def names(runs: Sequence[Run]) -> list[str]:
