@@ -254,8 +254,8 @@ def test_mistakes_about_settings(capsys, tmp_path):
     assert "width" in refused(capsys, "train", "digits", "--net", "unet:widht=3")
     for size in ("0", "2", "100000", "abc", "4x4x4"):
         assert "size" in refused(capsys, "train", "digits", "--size", size)
-    assert "batch does not fit: expected a whole number >= 1, found 0" in refused(capsys, "train", "digits", "--batch", "0")
-    assert "lr does not fit" in refused(capsys, "train", "digits", "--lr", "-1")
+    assert "--batch does not fit: expected a whole number >= 1, found 0" in refused(capsys, "train", "digits", "--batch", "0")
+    assert "--held-out does not fit" in refused(capsys, "train", "digits", "--held-out", "2")
     assert "steps" in refused(capsys, "train", "digits", "--steps", "0")
     assert "budget" in refused(capsys, "train", "digits", "--images", "5", "--epochs", "3")
     assert "command" in refused(capsys, "trian", "digits")

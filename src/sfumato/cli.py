@@ -3,6 +3,7 @@
 import importlib
 import keyword
 import os
+import re
 import sys
 
 COMMANDS = {
@@ -54,5 +55,10 @@ def main(arguments: list[str] | None = None) -> int:
         if debug:
             raise
         said = str(error) if isinstance(error, UserError) else f"{error.filename or 'A file'} cannot be used: {error.strerror}."
-        sys.stderr.write(f"{said}\n")
+        sys.stderr.write(re.sub(r"^\w+(?= does not fit: )", _flag, said) + "\n")
         return 2
+
+
+def _flag(field: re.Match[str]) -> str:
+    """A setting as it is typed here, where messages name it as it is called in Python."""
+    return "--" + field[0].replace("_", "-")
