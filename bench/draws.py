@@ -4,12 +4,13 @@ import torch
 from _side_by_side import compare, heading
 
 from sfumato import data, draws, trainer
-from sfumato.config import Config, checked
+from sfumato.config import checked
 from sfumato.model import build_net
 from sfumato.training.device import Placement
 from sfumato.training.stream import Stream
 
-plan = trainer.prepare("digits", checked(Config(precision="float32")))
+said = {"net": "unet", "batch": 128, "lr": 1e-3, "schedule": "edm", "times": "log_normal", "precision": "float32"}
+plan = trainer.prepare("digits", checked(said))
 net = build_net(plan.config, plan.facts)
 step, placement = plan.trial(), Placement(torch.device("cpu"))
 batch = torch.arange(128)

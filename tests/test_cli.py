@@ -257,6 +257,10 @@ def test_mistakes_about_settings(capsys, tmp_path):
     assert "--batch does not fit: expected a whole number >= 1, found 0" in refused(capsys, "train", "digits", "--batch", "0")
     assert "--held-out does not fit" in refused(capsys, "train", "digits", "--held-out", "2")
     assert "steps" in refused(capsys, "train", "digits", "--steps", "0")
+    for mistake in ("--times steps", "--distance huber:beta=-1", "--solver unipc:order=7", "--solver ddpm:variance=learned"):
+        said = refused(capsys, "train", "digits", "--run", tmp_path / "r", *mistake.split(), *TINY.split())
+        assert mistake.split()[1].partition(":")[0] in said
+        assert not (tmp_path / "r").exists()
     assert "budget" in refused(capsys, "train", "digits", "--images", "5", "--epochs", "3")
     assert "command" in refused(capsys, "trian", "digits")
     assert os.listdir(tmp_path) == []

@@ -128,6 +128,17 @@ def test_noise_drowns_the_mean_of_every_picture_as_deep_as_edm_drowns_that_of_64
     assert sigma(128) == sigma(64) == pytest.approx(80)
 
 
+def test_noise_ends_in_proportion_to_a_faint_contrast():
+    """Where it begins it has a mean to drown, which may lie anywhere in the range whatever the contrast."""
+
+    def ends(deviation):
+        facts = msgspec.structs.replace(known().facts, sigma_data=deviation)
+        return defaults.settle(msgspec.structs.replace(known(images=1), facts=facts), None)[0].schedule.kw
+
+    assert ends(1.0) == ends(0.5)
+    assert ends(0.005) == ends(0.5) | {"sigma_min": pytest.approx(ends(0.5)["sigma_min"] / 100)}
+
+
 def test_the_noise_of_training_is_as_wide_as_the_pictures():
     """Pictures of any contrast are noised as deep: sigma / sigma_data has one distribution."""
     u = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)

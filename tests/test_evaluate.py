@@ -122,6 +122,15 @@ def test_a_run_on_an_array_is_judged_by_that_array():
     assert "copies" not in evaluate(model, 255 - array, n=20, named=nn.Flatten()).groups
 
 
+def test_a_run_with_a_budget_in_epochs_of_one_class_is_compared_with_other_pictures():
+    np.savez("digits.npz", images=digits()[:400], labels=load_digits().target[:400])
+    np.save("others.npy", digits()[800:1200])
+    raw = {name: value for name, value in TINY.items() if name != "net"}
+    net = Known(digits()[:300, None].astype(np.float32) / 127.5 - 1, 0.05)
+    model = sfumato.train("digits.npz", "r", net=net, epochs=1.0, only_class="3", predict="image", **raw)
+    assert value(evaluate(model, "others.npy", n=20, named=nn.Flatten()), "kernel") > 0
+
+
 # ---- samples that are drawn once -------------------------------------------------------------------------------------
 
 
@@ -158,7 +167,9 @@ def test_what_was_drawn_is_not_drawn_again(run, tmp_path, monkeypatch):
     assert more.mean == pytest.approx(more.features.mean(), rel=1e-6)
     assert more.deviation == pytest.approx(more.features.std(), rel=1e-6)
     worse = lambda: {"guidance": 2.0, "worse": sfumato.load(run)}  # the same, opened twice
-    for other in ({"steps": 1}, {"guidance": 2.0}, worse()):  # other samples, other files
+    drawn(model, flat, "flat", 20, 0, tmp_path, steps=2, solver=model.config.solver)  # what the run does by itself
+    assert len(asked) == 7
+    for other in ({"steps": 1}, {"solver": "euler"}, {"guidance": 2.0}, worse()):  # other samples, other files
         before = len(asked)
         drawn(model, flat, "flat", 20, 0, tmp_path, **other)
         assert len(asked) == before + 1

@@ -44,6 +44,8 @@ def test_a_model_keeps_its_times(tmp_path):
     kept[next(iter(kept))]["times"] = [0.9, 0.4, 0.0]
     run.times.write_text(json.dumps(kept))
     assert few.times(model, run, 2) == (0.9, 0.4, 0.0)  # found once
+    raw = sfumato.load("r", weights="model")
+    assert few.times(raw, run, 2) == few.times(raw, run, 2) != (0.9, 0.4, 0.0)  # other weights have times of their own
     drawn = model.sample(3, times=(0.9, 0.4, 0.0))
     assert drawn.shape == (3, 8, 8, 1)
     assert model.evaluations == 2

@@ -343,6 +343,16 @@ def test_prepare_tells_what_it_found():
     assert {*map(bytes, plan.train.array)}.isdisjoint({*map(bytes, plan.held_out.array)})
 
 
+def test_a_hot_pixel_in_a_held_out_picture_leaves_a_deviation_above_zero():
+    """It sets the range, of which all others have but a millionth; an error for a person to see, not a logarithm of 0."""
+    found = []
+    for hot in range(20):  # one in 20 is held out
+        x = np.random.default_rng(0).normal(1, 0.1, (20, 8, 8)).astype(np.float32)
+        x[hot, 4, 4] = 1e5
+        found.append(trainer.prepare(x, checked(Config(images=16))).facts.sigma_data)
+    assert 1e-7 < min(found) < 1e-5 < max(found)
+
+
 class Normalised(torch.nn.Module):
     """A network that knows no label and normalises over the batch."""
 

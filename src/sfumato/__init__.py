@@ -74,7 +74,7 @@ def train(
 def load(
     run: str | Path | None = None,
     net: "nn.Module | None" = None,
-    weights: str = "ema",
+    weights: str | float = "ema",
     device: str | None = None,
     at: int | str | None = None,
 ) -> "Model":

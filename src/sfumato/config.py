@@ -150,7 +150,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     steps: MaybeCount = None
     """Budget, in optimizer steps."""
     time: Seconds = None
-    """Budget, as in 10m or 2h: turned into images by a measured warm-up."""
+    """Budget, as in 10m or 2h: turned into images by the speed of training steps, measured first."""
 
     seed: Seed = 0
     """Decides every random number of the run."""

@@ -1,4 +1,4 @@
-"""What is left to a rule: network, batch, rate and budget, from the pictures and from what a machine can do in the time.
+"""What is left to a rule: batch, noise, network, rate and budget, from the pictures and from what a machine can do in the time.
 
 Every choice comes with its reason. The measurements behind the numbers are in docs/defaults.md.
 """
@@ -73,12 +73,12 @@ def _noise(raw: Raw, speed: Speed | None, device: str) -> tuple[Any, str]:
 
     Where sampling starts, the mean over a side of d pixels must drown: its noise is sigma / d. Karras et al. (2022) start at 80
     for 64 pixels; in smaller pictures as much is drowned by less, and steps above it are wasted, as are those that clean what
-    is finer than a level of 255.
+    is finer than a level of 255, or than as much of a fainter contrast.
     """
-    side = max(raw["facts"]["shape"][1:])
-    high = float(f"{MOST_NOISE * min(1.0, max(side, SMALLEST) / FULL):.3g}")
-    spec = Spec("edm", sigma_max=high, sigma_min=LEAST_NOISE)
-    return spec.builtins(), f"Noise from {high:g} to {LEAST_NOISE:g}: all that samples of {side} pixels need."
+    side, faint = max(raw["facts"]["shape"][1:]), min(1.0, raw["facts"]["sigma_data"] / DEVIATION)
+    high, low = (float(f"{x:.3g}") for x in (MOST_NOISE * min(1.0, max(side, SMALLEST) / FULL), LEAST_NOISE * faint))
+    spec = Spec("edm", sigma_max=high, sigma_min=low)
+    return spec.builtins(), f"Noise from {high:g} to {low:g}: all that samples of {side} pixels and this contrast need."
 
 
 def _middle(raw: Raw, speed: Speed | None, device: str) -> tuple[Any, str]:

@@ -1,6 +1,6 @@
 """Few steps: the times at which a model is best asked, when it may be asked only a few times.
 
-A grid made by rule wastes evaluations where nothing is decided: at sigma = 80 every picture still looks like the average,
+A grid made by rule wastes evaluations where nothing is decided: at much noise every picture still looks like the average,
 and the last steps change what nobody sees. With 2 to 5 evaluations each counts. So the times, the first one included, are
 moved until the pictures come nearest to those of many steps from the same noise. Nothing is trained, the network is only
 asked; the times found hold for all seeds, and for all samples of the model.
@@ -58,7 +58,7 @@ def tune(
         raise UserError(f"Times are tuned to a solver without noise of its own, such as dpmpp_2m; found {solver}.")
     schedule, t_max = denoise.schedule, getattr(denoise, "t_max", 1.0)
     own = schedule.grid(steps, start=t_max)
-    spacing = "uniform" if schedule.steps and fine > schedule.steps else None
+    spacing = "uniform" if schedule.steps and fine > int(schedule.steps * t_max) else None
     truth = samplers.sample(denoise, start(t_max), "unipc", times=schedule.grid(fine, spacing, t_max), clip=clip, **cond)
     total, tried = evaluations * steps, iter(range(1, 1_000_000))
 
@@ -105,7 +105,7 @@ def times(
     """The times of so many steps tuned to a model, from its run folder or found now and kept there."""
     steps, chosen = steps or model.config.sampling_steps, Spec.of(solver or tunable(model.config.solver))
     known = json.loads(run.times.read_text()) if run.times.is_file() else {}
-    name = f"{chosen}, {steps} steps, {model.images} images"
+    name = f"{chosen}, {steps} steps, {model.images} images" + f", {model.weights}" * (model.weights != "ema")
     if name not in known:
         found = tuned(model, steps, chosen, progress)
         known[name] = {"times": found.times, "before": round(found.before, 5), "after": round(found.after, 5)}

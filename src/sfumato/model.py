@@ -154,7 +154,7 @@ class Model(Described):
         if steps < 1:
             raise UserError(f"A sampler takes at least 1 step, found {steps}.")
         schedule = self.denoiser.schedule
-        spacing = "uniform" if schedule.steps and steps > schedule.steps else None
+        spacing = "uniform" if schedule.steps and steps > int(schedule.steps * self.denoiser.t_max) else None
         return schedule.grid(steps, spacing, start=self.denoiser.t_max)
 
     def start(self, numbers: Tensor, seed: int, t: float = 1.0) -> Tensor:

@@ -17,10 +17,11 @@ from .data.cut import Cut
 from .data.gather import LARGEST, SMALL
 from .denoisers import made_for
 from .errors import UserError
-from .losses import WEIGHTS
+from .losses import DISTANCES, WEIGHTS
 from .model import MOST_STEPS, Model, assemble
 from .plan import Plan, Say, silent
 from .run import Run
+from .schedules import DENSITIES
 from .spec import Spec, make
 from .training import augment, checkpoint, loop, watch
 from .training.compiled import compiled, plainly
@@ -113,7 +114,7 @@ def _plan(
         held_out=len(held),
         shape=shape,
         codec={"low": list(codec.low), "high": list(codec.high), "dtype": codec.dtype, "ends": list(codec.ends)},
-        sigma_data=round(sigma_data, 4),
+        sigma_data=float(f"{sigma_data:.4g}"),
         label_names=train.label_names,
         label_counts=None if train.label_counts is None else tuple(train.label_counts.tolist()),
     )
@@ -134,7 +135,11 @@ def _plan(
         except torch.OutOfMemoryError:
             return 0.0
 
-    return planned(*defaults.settle(config, speed if measure else None, place.type))
+    settled, why = defaults.settle(config, speed if measure else None, place.type)
+    half = torch.tensor([0.5], dtype=torch.float64)
+    make(DENSITIES, settled.times, "density of training times", build_schedule(settled), half)
+    make(DISTANCES, settled.distance, "distance", half, half)
+    return planned(settled, why)
 
 
 def train(
@@ -178,7 +183,6 @@ def train(
             weights, seen = parent.weights()
             fill(built, weights)
             say(f"The weights are those of {parent.run.path} after {seen:,} images.")
-        schedule = build_schedule(asked)
         say(f"{plan.config.net}: {nets.parameters(built):,} parameters.")
         if plan.config.accumulate > 1 and any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in built.modules()):
             say("This network normalises over the batch: working through it in parts changes its statistics, and the result.")
@@ -187,8 +191,9 @@ def train(
         placement, faster = _placed(plan, run, built, place, say)
         say(f"{placement}{', compiled' * faster} on {machine(place)}.")
         chosen = msgspec.structs.replace(plan.facts, machine=machine(place), compiled=faster, **placement.kept())
-        c_noise = plan.config.c_noise or made_for(built, schedule)
+        c_noise = plan.config.c_noise or made_for(built, build_schedule(plan.config))
         plan.config = msgspec.structs.replace(plan.config, facts=chosen, c_noise=c_noise)
+        _drawable(assemble(built, plan.config, placement))
         spent = lambda: time.perf_counter() - plan.begun
         plan.config = defaults.budget(plan.config, lambda: plan.speed(built, placement, 3.0, faster), spent)
         return _fit(plan, run, built, placement, watchers, say)
@@ -247,6 +252,12 @@ def _fit(plan: Plan, run: Run, net: nn.Module, placement: Placement, watchers: W
     if plateau.reached:
         say("The held-out loss no longer falls, so training ends here, as was asked. To go on, leave --stop-when out.")
     return assemble(state.ema.net, config, placement, run.path, state.images)
+
+
+def _drawable(model: Model) -> None:
+    """Draw one picture in two steps, by a network that knows nothing yet: what could not be drawn later is said now."""
+    model.times(model.config.sampling_steps)
+    model.sample(1, steps=2)
 
 
 def as_begun(config: Config, run: Run) -> Config:

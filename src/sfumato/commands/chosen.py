@@ -7,10 +7,11 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from .. import flags, recipes
+from .. import flags, recipes, trainer
 from ..config import Config, with_options
 from ..errors import UserError
 from ..finetune import Parent
+from ..run import Run
 
 C = TypeVar("C", bound="Choices")
 
@@ -35,6 +36,14 @@ def label(recipe: str, faithful: bool, parent: Parent | None, config: Config) ->
     if parent is not None and recipe == "default":
         return "-".join(["from", parent.run.path.resolve().name, *filter(None, [config.only_class])])
     return recipe + "-faithful" * faithful
+
+
+def folder(data: str, run: Path | None, recipe: str, faithful: bool, parent: Parent | None, config: Config) -> Run:
+    """The run, there or not, that training with these choices is about."""
+    if run is not None:
+        return Run.of(run)
+    name = trainer.opened(data, trainer.validated(config)).name
+    return Run.of(Path("runs", f"{name}-{label(recipe, faithful, parent, config)}"))
 
 
 def base(recipe: str | None, faithful: bool, start: "str | Path | None") -> tuple[Config, Parent | None]:

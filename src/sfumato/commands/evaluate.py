@@ -15,6 +15,7 @@ from ..model import load
 from ..picture.hypertext import number
 from ..run import Run
 from ..spec import Spec
+from ..training.device import best_device
 from .stages import stages
 
 
@@ -46,7 +47,8 @@ class Arguments:
 
 def main(arguments: list[str]) -> int:
     args = flags.parse(Arguments(), arguments, "sfumato evaluate", __doc__ or "")
-    device = args.device or (f"cuda:{os.environ['LOCAL_RANK']}" if "LOCAL_RANK" in os.environ else None)
+    kind, rank = best_device().type, os.environ.get("LOCAL_RANK")
+    device = args.device or (f"{kind}:{rank}" if rank and kind != "cpu" else None)
     model = load(Run.existing(args.run), device=device)
     console = Console(highlight=False, soft_wrap=True, stderr=args.json)
     from ..judge.evaluate import evaluate, write  # brings scikit-learn, which takes seconds to import

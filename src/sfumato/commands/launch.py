@@ -59,9 +59,7 @@ def main(arguments: list[str]) -> int:
         raise UserError("--dry-run trains nothing, so there is nothing to launch. Type --print to see the scripts alone.")
     if args.samples < 1:
         raise UserError(f"samples does not fit: expected 1 or more, found {args.samples}.")
-    source = trainer.opened(args.data, trainer.validated(args.config))
-    name = chosen.label(args.recipe, args.faithful, parent, args.config)
-    folder = Run.of(args.run or Path("runs", f"{source.name}-{name}")).path.absolute()
+    folder = chosen.folder(args.data, args.run, args.recipe, args.faithful, parent, args.config).path.absolute()
     if Run.of(folder).started:
         trainer.refuse_changes(Run.of(folder), trainer.as_begun(args.config, Run.of(folder)))
     asked = {field.name: getattr(args, field.name) for field in dataclasses.fields(slurm.Ask)}

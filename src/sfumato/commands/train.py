@@ -21,7 +21,7 @@ from ..run import Run
 from ..training import checkpoint, loggers
 from ..training.stop import flat
 from ..training.watch import Bar
-from .chosen import Choices, label, read
+from .chosen import Choices, folder, label, read
 
 
 @dataclasses.dataclass
@@ -43,7 +43,8 @@ class Arguments(Choices):
 def main(arguments: list[str]) -> int:
     args, parent = read(Arguments, arguments, "sfumato train", __doc__ or "")
     if args.dry_run or args.trace_shapes or args.trace_layers:
-        asked = trainer.as_begun(args.config, Run.of(args.run)) if args.run else args.config
+        run = folder(args.data, args.run, args.recipe, args.faithful, parent, args.config)
+        asked = trainer.as_begun(args.config, run)
         plan = trainer.prepare(args.data, asked, parent=parent, device=args.device, measure=True)
     if args.dry_run:
         for reason in plan.reasons:

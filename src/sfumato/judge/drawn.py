@@ -62,7 +62,10 @@ def drawn(
 
     What is there in `folder`, from an interrupted call or a smaller n, is not drawn again; options as in `Model.sample`.
     """
-    told = [3, model.images, model.weights, seed, features, sorted((name, str(value)) for name, value in options.items())]
+    said = {name: value for name, value in options.items() if value is not None}
+    how = {"steps": model.config.sampling_steps, "solver": model.config.solver} | said
+    noise = (str(model.config.schedule), model.config.shift)
+    told = [4, model.images, model.weights, noise, seed, features, sorted((name, str(value)) for name, value in how.items())]
     place = folder / hashlib.blake2b(repr(told).encode(), digest_size=6).hexdigest()
     place.mkdir(parents=True, exist_ok=True)
     firsts = range(0, n, PART)

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import nn
 
 from .. import picture, trainer
+from ..config import BUDGET
 from ..disk import replace_text
 from ..errors import UserError
 from ..model import Model, load
@@ -115,9 +116,9 @@ def evaluate(
 
 def _other(model: Model, data: Any, progress: Progress) -> Plan:
     """Pictures from elsewhere, all of them, as the model's own are read."""
-    config = msgspec.structs.replace(
-        model.config, facts=None, held_out=0.0, size=model.facts.shape[1:], channels=model.facts.shape[0]
-    )
+    c, h, w = model.facts.shape
+    free = dict.fromkeys((*BUDGET, "facts", "only_class"))
+    config = msgspec.structs.replace(model.config, **free, held_out=0.0, size=(h, w), channels=c)
     return trainer.prepare(data, config, model.denoiser.net, progress)  # type: ignore[arg-type]
 
 

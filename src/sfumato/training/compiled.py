@@ -51,7 +51,7 @@ def worthwhile(speed: Callable[[bool], float], asked: str, seconds: float, key: 
         return False
 
     known = recalled("compiled.json", key)
-    if known == WRONG:
+    if known is False:
         return refused(WRONG)
     gain, cost = known or (HOPED, COST)
     if known or (asked == "auto" and gain * seconds <= cost):
@@ -61,7 +61,7 @@ def worthwhile(speed: Callable[[bool], float], asked: str, seconds: float, key: 
     try:
         gain = round(1 - plain / speed(True), 3)
     except WrongGradients:
-        remember("compiled.json", key, WRONG)  # where other failures may be mended, of a compiler that is missing
+        remember("compiled.json", key, False)  # where other failures may be mended, of a compiler that is missing
         return refused(WRONG)
     except Exception as error:  # of what is behind torch.compile anything may be missing or fail
         return refused((str(error).strip() or type(error).__name__).splitlines()[0])
