@@ -72,6 +72,9 @@ def main() -> None:
         net = build_net(plan.config, plan.facts)
         placement, _ = plan.fastest(net, device)
         for faster in (False, True)[: 1 + args.compile]:
+            if faster and not plan.faithful(net, placement):
+                print(f"| `{name}` | compiled: wrong gradients |", flush=True)
+                continue
             turns = [
                 (plan.speed(net, placement, 3.0, faster), product(device, torch.bfloat16), product(device, torch.float32))
                 for _ in range(args.rounds)

@@ -157,8 +157,12 @@ def main() -> None:
             turns = {what: lambda peer=peer: [peer.step(x0) for _ in range(args.steps)] for what, peer in peers.items()}
             turns["ours"] = mine
             if args.compile:
-                turns["ours, compiled"] = faster = Ours(account, pictures, folder, lambda text: None, copy.deepcopy(net))
-                compiled(faster.state.net)
+                faster = Ours(account, pictures, folder, lambda text: None, copy.deepcopy(net))
+                if faster.faithful():
+                    turns["ours, compiled"] = faster
+                    compiled(faster.state.net)
+                else:
+                    print("  ours, compiled: wrong gradients", flush=True)
             found = compare(turns | products, rounds=args.rounds)
             peaks = {what: 2 * SIDE**3 / found.pop(what) for what in products}
             for what, seconds in found.items():

@@ -13,7 +13,7 @@ from sfumato.losses import denoising_loss
 BATCH, STEPS = 64, 20
 torch.manual_seed(0)
 x = torch.randn(BATCH, 1, 28, 28)
-small = {name: nets.build(name, channels=1).eval() for name in ("unet", "convnext_unet")}
+small = {name: nets.build(name, channels=1).eval() for name in ("unet", "convnext_unet")}  # of width 64, folded; the recipe's
 answer = torch.zeros_like(x)
 idle = Denoiser(lambda x, c: answer, schedules.edm(), predict="edm")
 

@@ -140,10 +140,11 @@ class Ours:
         cpu = torch.device("cpu")
         self.placement, _ = plan.fastest(net, cpu)
         self.config, self.held_out = plan.config, plan.held_out
-        schedule, codec = build_schedule(config), data.AffineCodec(**plan.facts.codec)
+        schedule, codec = build_schedule(self.config), data.AffineCodec(**plan.facts.codec)
         self.state = loop.start(self.config, net, schedule, plan.facts.sigma_data, self.placement)
         self.stream = Stream.of(self.config, plan.train, codec, self.placement, self.state.denoiser.conditions)
         self.root, self.images = root, account.steps * batch
+        self.faithful = lambda: plan.faithful(net, self.placement)
         say(str(self.placement))
 
     def __call__(self) -> None:

@@ -101,7 +101,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Share of the pictures held out where the data has no test folder, at most 0.2 (but at least 64 pictures); 0: none."""
 
     net: MaybeChoice = None
-    """Network, as in unet:width=96,dropout=0.1; by a printed rule unless said."""
+    """Network, as in unet:width=96,patch=1,mults=(1,2,2); by a printed rule unless said."""
     schedule: MaybeChoice = None
     """Noise schedule, as in linear:steps=1000; edm, its ends by a printed rule, unless said."""
     shift: Positive = 1.0

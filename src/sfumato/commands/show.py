@@ -28,7 +28,7 @@ class Forward:
     image: Annotated[int, flags.COUNT] = 0
     """Number of the image in the data, from 0 on."""
     schedule: Annotated[Spec | None, flags.CHOICE] = None
-    """Noise schedule, as in linear:steps=200; the recipe's unless said."""
+    """Noise schedule, as in linear:steps=200; the recipe's unless said; for the default one edm from 80 on."""
     recipe: Annotated[str, tyro.conf.arg(metavar="NAME")] = "default"
     """The recipe whose schedule, size and channels are taken."""
     size: Size = None

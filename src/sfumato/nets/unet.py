@@ -18,7 +18,10 @@ from .init import zero
 
 
 def folded(shape: tuple[int, int, int]) -> int:
-    """Side of the square of pixels that is folded into channels, `patch`, for pictures (C, H, W), unless said."""
+    """Side of the square of pixels that is folded into channels, `patch`, for pictures (C, H, W), unless said.
+
+    What is chosen by rule says it (`defaults.patch`); this is for a `unet` that is typed without, as older runs were.
+    """
     return 1 if max(shape[1:]) < 16 else 2
 
 
