@@ -13,7 +13,7 @@ own length, and looked at in passing. What is there in OUT is not done again.
 Samples are drawn by the averaged weights, and compared with all pictures that training held out, in the features of a network
 of the project's own that was trained on the training part, once. The distance of as many training pictures is what a model that
 repeats them would have. To choose settings by, name pictures that no result is reported on. Writes OUT/quality.jsonl and
-OUT/quality.png, and prints a table.
+OUT/quality.png, which shows all that is kept there, and prints a table.
 """
 
 import argparse
@@ -140,13 +140,14 @@ def main() -> None:
         file.writelines(
             json.dumps(row) + "\n" for row in ({"machine": heading(best_device()), "training pictures": floor}, *rows)
         )
-    shown(rows, floor, args.out / "quality.png")
+    table(rows, floor)
+    known = [json.loads(line) for line in (args.out / "quality.jsonl").read_text().splitlines()]
+    latest = {(row["name"], row["minutes"], row["solver"]): row for row in known if "name" in row}
+    draw([row for row in latest.values() if row["solver"] == args.solver], floor, args.out / "quality.png")
 
 
-def shown(rows: list[dict[str, Any]], floor: dict[str, Any], path: Path) -> None:
-    """A table in Markdown, and a figure."""
-    names, minutes = list(dict.fromkeys(row["name"] for row in rows)), sorted({row["minutes"] for row in rows})
-    figure, axes = plt.subplots(figsize=(8, 4.5), dpi=120, layout="constrained")
+def table(rows: list[dict[str, Any]], floor: dict[str, Any]) -> None:
+    """What was measured in this call, in Markdown."""
     heads = ("minutes", "", "images/s", "images", "held-out loss", "distance", "standard error")
     print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
     for row in rows:
@@ -155,9 +156,16 @@ def shown(rows: list[dict[str, Any]], floor: dict[str, Any], path: Path) -> None
         numbers = ("" if loss is None else f"{loss:.4f}", f"{row['distance']:.3g}", f"{row['error']:.2g}")
         print("| " + " | ".join((*cells, *numbers)) + " |")
     print(f"As many training pictures: {floor['distance']:.3g}.")
+
+
+def draw(rows: list[dict[str, Any]], floor: dict[str, Any], path: Path) -> None:
+    """Distance over minutes, a line a name."""
+    names, minutes = list(dict.fromkeys(row["name"] for row in rows)), sorted({row["minutes"] for row in rows})
+    figure, axes = plt.subplots(figsize=(8, 4.5), dpi=120, layout="constrained")
     for name in names:
-        mine = [row for row in rows if row["name"] == name]
-        axes.plot([row["minutes"] for row in mine], [row["distance"] for row in mine], marker="o", label=name)
+        mine = sorted((row for row in rows if row["name"] == name), key=lambda row: row["minutes"])
+        x, y, e = zip(*((row["minutes"], row["distance"], row["error"]) for row in mine), strict=True)
+        axes.errorbar(x, y, e, marker="o", capsize=2, label=name)
     axes.axhline(floor["distance"], color="gray", linestyle=":", label="as many training pictures")
     axes.set(xscale="log", yscale="log", xlabel="minutes of training", ylabel="Fréchet distance to held-out pictures")
     axes.set_xticks(minutes, [f"{each:g}" for each in minutes], minor=False)
