@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -287,6 +288,8 @@ def test_mistakes_about_samples(capsys, run, unlabelled):
     assert "at least 1" in refused(capsys, "sample", run, "--steps", "0")
     assert "at least 1" in refused(capsys, "sample", run, "-n", "0")
     assert "heun" in refused(capsys, "sample", run, "--solver", "huen")
+    assert "Type --out clothes." in refused(capsys, "sample", run, "--out", "clothes.png")
+    assert not Path("clothes.png").exists()
     assert "found none" in refused(capsys, "sample", run, "--seed", "none")
     assert "found none" in refused(capsys, "sample", run, "-n", "none")
     assert "0 to 4294967295" in refused(capsys, "sample", run, "--seed", "-1")
