@@ -21,9 +21,7 @@ from .pixels import save_png, to_pil
 def make_room(folder: Path, array: Path | None = None) -> None:
     """Make the folder for samples, and that of the file for their array; raises UserError where one is named as the other."""
     if folder.suffix.lower() in (".png", ".jpg", ".jpeg", ".gif", ".apng") and not folder.is_dir():
-        raise UserError(
-            f"--out names a folder, for samples are files; found {folder}. Type --out {folder.with_suffix('')}."
-        )
+        raise UserError(f"--out names a folder, for samples are files; found {folder}. Type --out {folder.with_suffix('')}.")
     for each in (folder, array.parent if array else folder):
         each.mkdir(parents=True, exist_ok=True)
     if array is not None and array.is_dir():
