@@ -250,6 +250,8 @@ def test_other_pictures_of_another_channel_count_are_refused_and_converted_when_
     assert "Give --channels 1 to convert them" in refused(capsys, f"train c.npy --from {parent} --images 50")
     assert main(f"train c.npy --from {parent} --images 50 --channels 1 --run r".split()) == 0
     assert "Labels" not in capsys.readouterr().out
+    assert main(["sample", "r", "-n", "3", "--steps", "2", "--seed", "1"]) == 0  # of no label, for none was seen
+    assert sfumato.load("r").label_numbers(None, torch.arange(3), 1) is None
 
 
 def test_labels_are_told_as_the_network_knows_them(parent, tmp_path):

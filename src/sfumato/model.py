@@ -173,6 +173,8 @@ class Model(Described):
                 raise UserError("This model was trained without labels and cannot be told one; leave the label out.")
             return None
         names = self.facts.label_names or ()
+        if label is None and self.facts.label_counts is None:  # it went on, with pictures that have none: not told
+            return None
         if label is None:
             counts = torch.tensor(self.facts.label_counts, dtype=torch.float64)
             u = draws.uniform(draws.keys(seed, "label", numbers), (), torch.float64)
