@@ -256,6 +256,7 @@ def test_mistakes_about_settings(capsys, tmp_path):
     for size in ("0", "2", "100000", "abc", "4x4x4"):
         assert "size" in refused(capsys, "train", "digits", "--size", size)
     assert "--batch does not fit: expected a whole number >= 1, found 0" in refused(capsys, "train", "digits", "--batch", "0")
+    assert "lr does not fit" in refused(capsys, "train", "digits", "--lr", "-1")
     assert "--held-out does not fit" in refused(capsys, "train", "digits", "--held-out", "2")
     assert "steps" in refused(capsys, "train", "digits", "--steps", "0")
     for mistake in ("--times steps", "--distance huber:beta=-1", "--solver unipc:order=7", "--solver ddpm:variance=learned"):

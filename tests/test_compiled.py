@@ -89,6 +89,9 @@ def test_a_run_keeps_it_and_its_averages_are_not_compiled(tmp_path, monkeypatch)
     assert run.config().facts.compiled
     assert all(net._compiled_call_impl is not None for net, _ in seen)
     assert {stance for _, stance in seen} == {"force_eager"}  # what a watcher draws is not compiled anew for its batch
+    other = Run.of(shutil.copytree(run.path, tmp_path / "other"))
+    trainer.train("digits", config(150, compile="off"), other)
+    assert not other.config().facts.compiled
     monkeypatch.setattr(plans.Plan, "faithful", lambda *_: False)
     trainer.train("digits", config(125), run, say=said.append)
     assert "other gradients here: it goes on without" in "".join(said)

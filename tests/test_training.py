@@ -346,7 +346,7 @@ def test_prepare_tells_what_it_found():
 
 
 def test_a_hot_pixel_in_a_held_out_picture_leaves_a_deviation_above_zero():
-    """It sets the range, of which all others have but a millionth; an error for a person to see, not a logarithm of 0."""
+    """It sets the range, of which all others have but a millionth, and a deviation has four digits, not four decimals."""
     found = []
     for hot in range(20):  # one in 20 is held out
         x = np.random.default_rng(0).normal(1, 0.1, (20, 8, 8)).astype(np.float32)

@@ -20,7 +20,7 @@ from . import samplers
 from .denoisers import Denoises
 from .disk import replace_text
 from .errors import UserError
-from .model import Model
+from .model import Model, spread
 from .run import Run
 from .schedules import HIGHEST, LOWEST
 from .spec import Spec
@@ -58,8 +58,7 @@ def tune(
         raise UserError(f"Times are tuned to a solver without noise of its own, such as dpmpp_2m; found {solver}.")
     schedule, t_max = denoise.schedule, getattr(denoise, "t_max", 1.0)
     own = schedule.grid(steps, start=t_max)
-    spacing = "uniform" if schedule.steps and fine > int(schedule.steps * t_max) else None
-    truth = samplers.sample(denoise, start(t_max), "unipc", times=schedule.grid(fine, spacing, t_max), clip=clip, **cond)
+    truth = samplers.sample(denoise, start(t_max), "unipc", times=spread(schedule, fine, t_max), clip=clip, **cond)
     total, tried = evaluations * steps, iter(range(1, 1_000_000))
 
     def distance(times: Tensor) -> float:

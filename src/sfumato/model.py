@@ -18,6 +18,7 @@ from .denoisers import Denoiser, Denoises
 from .errors import UserError, unknown
 from .nets.unet import folded
 from .run import Run
+from .schedules import Schedule
 from .spec import Spec, choose, make
 from .training import augment, checkpoint, posthoc
 from .training.device import Placement, device_named
@@ -153,9 +154,7 @@ class Model(Described):
         """The times that a sampler of so many steps visits; raises UserError for none."""
         if steps < 1:
             raise UserError(f"A sampler takes at least 1 step, found {steps}.")
-        schedule = self.denoiser.schedule
-        spacing = "uniform" if schedule.steps and steps > int(schedule.steps * self.denoiser.t_max) else None
-        return schedule.grid(steps, spacing, start=self.denoiser.t_max)
+        return spread(self.denoiser.schedule, steps, self.denoiser.t_max)
 
     def start(self, numbers: Tensor, seed: int, t: float = 1.0) -> Tensor:
         """What samples begin from, (B, C, H, W): sqrt(alpha^2 sigma_data^2 + sigma^2) eps, the spread of x_t at t.
@@ -173,9 +172,9 @@ class Model(Described):
                 raise UserError("This model was trained without labels and cannot be told one; leave the label out.")
             return None
         names = self.facts.label_names or ()
-        if label is None and self.facts.label_counts is None:  # it went on, with pictures that have none: not told
-            return None
         if label is None:
+            if self.facts.label_counts is None:  # it went on, with pictures that have none: not told
+                return None
             counts = torch.tensor(self.facts.label_counts, dtype=torch.float64)
             u = draws.uniform(draws.keys(seed, "label", numbers), (), torch.float64)
             return torch.searchsorted(counts.cumsum(0) / counts.sum(), u, right=True).clamp_max(len(names) - 1)
@@ -330,6 +329,11 @@ def _untold(what: str) -> UserError:
         f"{what} cannot be told how a picture was transformed, as --augment needs. Take --net unet, or the flags that need "
         "no telling: --flip, --flip-vertical, --rotate, --translate."
     )
+
+
+def spread(schedule: Schedule, steps: int, start: float) -> Tensor:
+    """Times (steps + 1,) from `start` down to 0: the schedule's own grid, or where it has fewer steps than that equal ones."""
+    return schedule.grid(steps, "uniform" if schedule.steps and steps > int(schedule.steps * start) else None, start)
 
 
 def assemble(net: nn.Module, config: Settled, placement: Placement, path: Path | None = None, images: int = 0) -> Model:

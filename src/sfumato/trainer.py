@@ -71,6 +71,7 @@ def validated(config: Config, net: nn.Module | None = None) -> Config:
     make(OPTIMIZERS, config.optimizer, "optimizer", [torch.zeros(1, requires_grad=True)], config.lr or 1e-3)
     build_schedule(config)
     make(WEIGHTS, config.weight, "weight", torch.zeros(1), 0.5)
+    make(DISTANCES, config.distance, "distance", torch.zeros(1), torch.zeros(1))
     return config
 
 
@@ -138,7 +139,6 @@ def _plan(
     settled, why = defaults.settle(config, speed if measure else None, place.type)
     half = torch.tensor([0.5], dtype=torch.float64)
     make(DENSITIES, settled.times, "density of training times", build_schedule(settled), half)
-    make(DISTANCES, settled.distance, "distance", half, half)
     return planned(settled, why)
 
 
