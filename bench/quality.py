@@ -90,7 +90,7 @@ def trained(data: str, out: Path, name: str, flags: str, plans: dict[float, dict
     if args.recipe == "default":
         found = {}
         for minutes, chosen in plans.items():
-            stated = {key: chosen[key] for key in ("images", *defaults.RULES)}
+            stated = {key: chosen[key] for key in ("images", *defaults.RULES) if key in chosen}
             found[minutes] = Run.of(out / f"{name}-{minutes:g}")
             trainer.train(data, with_options(args.config, stated), found[minutes], say=print, parent=parent)
         return found

@@ -110,8 +110,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """What the network predicts: noise, image, v, flow or edm."""
     c_noise: str | None = None
     """How the network is told the noise level: log_snr, steps or time; as it was made for unless said."""
-    weight: Choice = Spec("edm")
-    """Weight of the loss by noise level, as in min_snr:g=5."""
+    weight: MaybeChoice = None
+    """Weight of the loss by noise level: simple, image, v, flow, edm, min_snr, soft_min_snr or p2, as in min_snr:g=5; that
+    which goes with what is predicted, by a printed rule, unless said."""
     distance: Choice = Spec("l2")
     """Distance of the loss: l2, l1 or huber."""
     uncertainty: bool = False
@@ -119,7 +120,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     variance_weight: Annotated[float, msgspec.Meta(ge=0, le=1e12), NUMBER] = 0.0
     """Weight of the bound that teaches the network the variance of ddpm's steps, 0.001 as a rule; 0: none is learned."""
     times: MaybeChoice = None
-    """Density of the training times: uniform, steps, log_normal or logit_normal; log_normal, by a printed rule, unless said."""
+    """Density of the training times: uniform, steps, log_normal or logit_normal; by a printed rule unless said."""
     label_dropout: Share = 0.1
     """Share of the pictures whose label is withheld, so that guidance works."""
 
@@ -189,6 +190,7 @@ class Settled(Config, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     net: Choice = Spec("unet")  # this and what follows is what is meant by a run that does not say it
     schedule: Choice = Spec("edm")
+    weight: Choice = Spec("edm")
     times: Choice = Spec("log_normal")
     batch: Count = 128
     lr: Positive = 1e-3

@@ -13,10 +13,11 @@ import msgspec
 
 from .config import Config, Settled, builtins, checked
 from .nets import NETS
-from .spec import Spec
+from .schedules import SCHEDULES
+from .spec import Spec, make
 
 BATCH, ELSEWHERE = {"cpu": 16}, 128  # by kind of device; an accelerator takes about as long for one picture as for many
-MOST_NOISE, LEAST_NOISE = 80.0, 0.01  # sigma of pictures of FULL pixels a side; a level of 255 and a quarter
+MOST_NOISE, LEAST_NOISE = 80.0, 0.01  # sigma, of pictures of FULL pixels a side; a level of 255 and a quarter
 FULL, SMALLEST = 64, 28  # pixels
 MIDDLE, DEVIATION = -0.8, 0.5  # of log sigma in training, for pictures of that deviation
 RATE = 2e-3  # at most, and of a network of the least width at a batch of 16
@@ -42,6 +43,10 @@ def settle(config: Config, speed: Speed | None, device: str = "cpu") -> tuple[Se
         if getattr(config, name) is None:
             raw[name], why = rule(raw, speed, device)
             said.append(why)
+    if said and raw["ema"] is None:
+        said.append(
+            "Average of the weights: half of it is of the last twentieth of the budget, in which the rate is all but 0."
+        )
     return checked(raw, Settled), said
 
 
@@ -72,25 +77,46 @@ def _noise(raw: Raw, speed: Speed | None, device: str) -> tuple[Any, str]:
     """EDM's schedule between ends that suit the picture, and why.
 
     Where sampling starts, the mean over a side of d pixels must drown: its noise is sigma / d. Karras et al. (2022) start at 80
-    for 64 pixels; in smaller pictures as much is drowned by less, and steps above it are wasted, as are those that clean what
-    is finer than a level of 255, or than as much of a fainter contrast.
+    for 64 pixels, which is 1.25 d. In smaller pictures steps above it are wasted, as are those that clean what is finer than a
+    level of 255, or than as much of a fainter contrast; in larger ones samples would have too little of their mean.
     """
     side, faint = max(raw["facts"]["shape"][1:]), min(1.0, raw["facts"]["sigma_data"] / DEVIATION)
-    high, low = (float(f"{x:.3g}") for x in (MOST_NOISE * min(1.0, max(side, SMALLEST) / FULL), LEAST_NOISE * faint))
-    spec = Spec("edm", sigma_max=high, sigma_min=low)
-    return spec.builtins(), f"Noise from {high:g} to {low:g}: all that samples of {side} pixels and this contrast need."
+    high, low = (float(f"{x:.3g}") for x in (MOST_NOISE * max(side, SMALLEST) / FULL, LEAST_NOISE * faint))
+    spec, shift = Spec("edm", sigma_max=high, sigma_min=low), raw["shift"]
+    return (
+        spec.builtins(),
+        f"Noise from {high * shift:g} to {low * shift:g}: all that samples of {side} pixels and this contrast need.",
+    )
 
 
-def _middle(raw: Raw, speed: Speed | None, device: str) -> tuple[Any, str]:
-    """The density of training noise, log sigma ~ N(-0.8 + log(sigma_data / 0.5), 1.2^2), and why.
+def _objective(raw: Raw, speed: Speed | None, device: str) -> tuple[Any, str]:
+    """The weight by which all errors of what is predicted count alike: any other makes some noise levels drown the rest."""
+    name = {"noise": "simple"}.get(raw["predict"], raw["predict"])
+    return name, f"Weight {name}: the network predicts {raw['predict']}, and all its errors count alike."
 
-    Pictures of twice the contrast with twice the noise are the same pictures, so that what holds for a deviation of 0.5 holds
-    for others in proportion. EDM's mean is -1.2 (Karras et al. 2022, table 1); -0.8 is what Karras et al. (2024) train pixels
-    with, and what measured better here.
+
+def _times(raw: Raw, speed: Speed | None, device: str) -> tuple[Any, str]:
+    """The density of training times, and why.
+
+    On `edm`'s schedule, and for its objective, log sigma ~ N(-0.8 + log(sigma_data / 0.5) + log(d / 64), 1.2^2), the last term
+    for pictures of more than 64 pixels. Pictures of twice the contrast with twice the noise are the same pictures, so that what
+    holds for a deviation of 0.5 holds for others in proportion; and of twice as many pixels a side as drown in as much noise
+    again (Hoogeboom et al. 2023, eq. 4). EDM's mean is -1.2 (Karras et al. 2022, table 1); -0.8 is what Karras et al. (2024)
+    train pixels of 64 with, and what measured better here.
+
+    Straight paths take what Esser et al. (2024) found best; other schedules are meant to be drawn from evenly, and so is the
+    bound that teaches a variance (Nichol & Dhariwal 2021).
     """
-    mean = float(f"{MIDDLE + math.log(raw['facts']['sigma_data'] / DEVIATION):.2f}")
-    spec = Spec("log_normal", mean=mean)
-    return spec.builtins(), f"Training noise about {math.exp(mean):.2g}: as much as the contrast asks for."
+    schedule = Spec.of(raw["schedule"])
+    if not raw["variance_weight"] and (schedule.name == "edm" or raw["predict"] == "edm"):
+        wider = max(1.0, max(raw["facts"]["shape"][1:]) / FULL) * raw["shift"]
+        mean = float(f"{MIDDLE + math.log(raw['facts']['sigma_data'] / DEVIATION * wider):.2f}")
+        spec = Spec("log_normal", mean=mean)
+        return spec.builtins(), f"Training noise about {math.exp(mean):.2g}: as much as size and contrast ask for."
+    if not raw["variance_weight"] and schedule.name == "flow":
+        return "logit_normal", "Training times logit_normal: most in the middle of the straight path."
+    name = "steps" if make(SCHEDULES, schedule, "schedule").steps else "uniform"
+    return name, f"Training times {name}: {schedule.name} is made to be drawn from evenly."
 
 
 def _network(raw: Raw, speed: Speed | None, device: str) -> tuple[Any, str]:
@@ -123,7 +149,14 @@ def _network(raw: Raw, speed: Speed | None, device: str) -> tuple[Any, str]:
     return chosen.builtins(), f"Network {chosen}: it sees {images:,} images; {why}"
 
 
-RULES = {"batch": _batch, "schedule": _noise, "times": _middle, "net": _network, "lr": _rate}  # each knows those before it
+RULES = {
+    "batch": _batch,
+    "schedule": _noise,
+    "weight": _objective,
+    "times": _times,
+    "net": _network,
+    "lr": _rate,
+}  # each knows those before it
 
 
 def patch(shape: tuple[int, int, int]) -> int:

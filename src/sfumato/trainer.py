@@ -70,7 +70,7 @@ def validated(config: Config, net: nn.Module | None = None) -> Config:
             make(nets.NETS, config.net, "network", config.channels or 3)
     make(OPTIMIZERS, config.optimizer, "optimizer", [torch.zeros(1, requires_grad=True)], config.lr or 1e-3)
     build_schedule(config)
-    make(WEIGHTS, config.weight, "weight", torch.zeros(1), 0.5)
+    make(WEIGHTS, config.weight or Spec("edm"), "weight", torch.zeros(1), 0.5)
     make(DISTANCES, config.distance, "distance", torch.zeros(1), torch.zeros(1))
     return config
 

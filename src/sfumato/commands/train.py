@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 from torch import nn
 
-from .. import defaults, nets, recipes, trainer
+from .. import nets, recipes, trainer
 from ..config import Config, builtins
 from ..finetune import Parent
 from ..judge import watching
@@ -22,6 +22,8 @@ from ..training import checkpoint, loggers
 from ..training.stop import flat
 from ..training.watch import Bar
 from .chosen import Choices, folder, label, read
+
+MEASURED = 3.0  # seconds of training steps, for a budget in time that is only asked about
 
 
 @dataclasses.dataclass
@@ -49,8 +51,12 @@ def main(arguments: list[str]) -> int:
     if args.dry_run:
         for reason in plan.reasons:
             print(reason, file=sys.stderr)
-        config = plan.config if plan.config.time else defaults.budget(plan.config, lambda: 0.0)
-        print(json.dumps(builtins(config), indent=2))
+        found = trainer.estimate(plan, args.device, MEASURED if plan.config.time else 0.0)
+        if found.speed is not None:
+            print(
+                f"Budget {found.config.images:,} images: {found.speed:.0f} a second here, in {found.precision}.", file=sys.stderr
+            )
+        print(json.dumps(builtins(found.config), indent=2))
         return 0
     if args.trace_shapes or args.trace_layers:
         rows = nets.trace(build_net(plan.config, plan.facts), plan.facts.shape)
