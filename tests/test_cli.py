@@ -138,6 +138,20 @@ def test_what_steers_a_sample_is_told_in_it(run, unlabelled, capsys):
     assert "two numbers that rise" in refused(capsys, "sample", run, "--interval", "2,1")
     assert "rescale lies in" in refused(capsys, "sample", run, "--rescale", "2")
     assert "learned" in refused(capsys, "sample", run, "--solver", "ddpm:variance=learned")
+    for words in ("--interval 0.5,2", "--rescale 0.5", f"--worse {run}"):
+        assert "--guidance 2" in refused(capsys, "sample", run, *words.split())
+
+
+def test_a_worse_model_of_other_pictures_is_refused(run, unlabelled, capsys):
+    """Each differs from the other in one thing, by which guesses of the one mean something else to the other."""
+    assert typed(f"train digits --run other --images 50 --range 0,1 {TINY}") == 0
+    assert typed(f"train digits --run large --images 50 --size 12 {TINY}") == 0
+    capsys.readouterr()
+    for other, what in (("other", "values"), ("large", "shape"), (unlabelled, "labels")):
+        words = ("sample", run, "--guidance", "2", "--worse", other, "-n", "1")
+        assert what in refused(capsys, *words)
+    assert typed(f"sample {run} --guidance 2 --worse {run} -n 1 --steps 4 --out o") == 0
+    assert "8 evaluations each" in capsys.readouterr().out  # both networks are asked
 
 
 def test_the_same_command_finishes_then_says_how_to_go_on(run, capsys):
@@ -306,7 +320,9 @@ def test_every_kind_of_budget_can_be_sampled_and_resumed(budget, capsys):
 
 def test_mistakes_in_options_devices_and_paths(capsys, run, tmp_path):
     for option in ("--net unet:width=abc", "--net unet:width=0", "--schedule linear:steps=0", "--schedule linear:steps=abc",
-                   "--weight min_snr:g=-1", "--solver ddim:eta=abc", "--optimizer adamw:betas=3", "--images inf",
+                   "--weight min_snr:g=-1", "--weight p2:k=0", "--times log_normal:std=0", "--rate inverse_sqrt:after=-5",
+                   "--optimizer muon:momentum=2", "--net unet:outputs=2", "--variance-weight 0.001 --net unet:outputs=1",
+                    "--solver ddim:eta=abc", "--optimizer adamw:betas=3", "--images inf",
                    "--lr inf", "--time inf", "--device foo", "--held-out 1"):  # fmt: skip
         budget = [] if option.split()[0] in ("--images", "--time") else ["--images", "100"]
         refused(capsys, "train", "digits", *budget, *option.split())

@@ -228,7 +228,8 @@ def test_a_dry_run_of_a_time_says_how_many_images_it_is(capsys):
     assert main(["train", "digits", "--time", "1m", "--net", "unet:width=8,mults=(1,)", "--dry-run"]) == 0
     out, err = capsys.readouterr()
     told = json.loads(out)
-    assert told["images"] >= told["batch"] and told["images"] % told["batch"] == 0
+    assert told["images"] >= told["batch"]
+    assert told["images"] % told["batch"] == 0
     assert f"Budget {told['images']:,} images" in err
 
 

@@ -17,7 +17,7 @@ import sfumato
 from sfumato import data, draws, trainer
 from sfumato import model as model_module
 from sfumato import plan as plans
-from sfumato.config import Config, checked
+from sfumato.config import Config, Settled, build_schedule, checked
 from sfumato.errors import UserError
 from sfumato.run import Run
 from sfumato.training import checkpoint, device, loop
@@ -122,6 +122,15 @@ def test_average_of_the_weights_has_its_half_life():
     before = early.net[0].weight.clone()
     early.update(net, images=200, batch=100)
     torch.testing.assert_close(early.net[0].weight - before, torch.full((2, 2), 1 - 0.5**10))
+
+
+@pytest.mark.parametrize(("asked", "had"), [(None, 50), (10, 10), (50, 50), (400, 400), (500, 500), (5000, 500)])
+def test_the_average_has_the_half_life_that_is_asked_for_at_the_end(asked, had):
+    """However long, up to half of the run: more cannot be remembered of it without what it began with."""
+    config = Settled(images=1000, ema=asked, batch=10)
+    state = loop.start(config, torch.nn.Conv2d(1, 1, 1), build_schedule(config), 0.5, CPU)
+    assert state.ema.share(1000, 10) == pytest.approx(1 - 0.5 ** (10 / had))
+    assert state.ema.share(100, 10) == pytest.approx(1 - 0.5 ** (10 / min(had, 5 if asked is None else 50)))
 
 
 def test_learning_rate():

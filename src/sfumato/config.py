@@ -139,7 +139,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     clip: MaybePositive = 1.0
     """Largest norm of the gradient; none: no limit."""
     ema: MaybeCount = None
-    """Half-life, in images, of the average of the weights that is sampled from; a twentieth of the budget unless said."""
+    """Half-life, in images, of the average of the weights that is sampled from; a twentieth of the budget unless said. At
+    first it is shorter: half of the images seen (a twentieth, by rule)."""
 
     posthoc: Annotated[int, msgspec.Meta(ge=0, le=1000), COUNT] = 0
     """Snapshots, evenly over the budget, of two averages that `sample --ema 0.08` makes any other of, such as 16; 0: none."""

@@ -57,7 +57,7 @@ class Model(Described):
     images: int = 0
     notes: tuple[str, ...] = ()
     weights: str | float = "ema"  # as `load` was told
-    evaluations: int = field(default=0, init=False)  # of the network, for each sample of the last call of `sample`
+    evaluations: int = field(default=0, init=False)  # of networks, for each sample of the last call of `sample`
 
     def __str__(self) -> str:
         return f"{self.path} after {self.images:,} images" + f", weights {self.weights}" * (self.weights != "ema")
@@ -113,8 +113,10 @@ class Model(Described):
         steps = self.config.sampling_steps if steps is None else steps
         if not 0 <= rescale <= 1 or not 0 < (1 if threshold is None else threshold) <= 1:
             raise UserError(f"rescale lies in [0, 1] and threshold in (0, 1]; found {rescale} and {threshold}.")
-        if worse is not None and worse.facts.shape != self.facts.shape:
-            raise UserError(f"The worse model draws pictures of shape {worse.facts.shape}, this one of {self.facts.shape}.")
+        if guidance == 1 and (interval is not None or rescale or worse is not None):
+            raise UserError("An interval, a rescaling and a worse model are for guidance above 1, as in --guidance 2; found 1.")
+        if worse is not None:
+            self._refuse_other(worse)
         if not 0 <= seed < 2**32:
             raise UserError(f"A seed is a whole number from 0 to {2**32 - 1}, found {seed}.")
         solver = Spec.of(self.config.solver if solver is None else solver)
@@ -126,7 +128,8 @@ class Model(Described):
         guided = self._guided(guidance, interval, rescale, worse, bool(given))
         net, path = self.denoiser.net, [float(t) for t in (self.times(steps) if times is None else times)]
         steps = len(path) - 1
-        before, pictures, total = net.rows, [], len(numbers.split(batch)) * steps  # type: ignore[attr-defined]
+        asked: list[Any] = [net] if worse is None else [net, worse.denoiser.net]
+        before, pictures, total = sum(each.rows for each in asked), [], len(numbers.split(batch)) * steps
         for k, part in enumerate(numbers.split(batch)):
             rows = slice(k * batch, k * batch + len(part))
 
@@ -147,7 +150,7 @@ class Model(Described):
             except ValueError as error:
                 raise UserError(f"The solver {solver} cannot draw this. {error}") from error
             pictures.append(self._decoded(x0))
-        self.evaluations = (net.rows - before) // n  # type: ignore[attr-defined]
+        self.evaluations = (sum(each.rows for each in asked) - before) // n
         return np.concatenate(pictures)
 
     def times(self, steps: int) -> Tensor:
@@ -193,6 +196,14 @@ class Model(Described):
         if isinstance(label, str) and label.isdigit() and int(label) < len(names):
             return int(label)
         raise unknown("label", str(label), names)
+
+    def _refuse_other(self, worse: "Model") -> None:
+        """Raise UserError unless another model knows pictures of the same shape and values, by the same labels."""
+        ends = lambda model: (model.codec.low, model.codec.high, model.codec.ends)
+        known = lambda model: {"shape": model.facts.shape, "values": ends(model), "labels": model.labels}
+        for what, mine in known(self).items():
+            if (found := known(worse)[what]) != mine:
+                raise UserError(f"The worse model is of other pictures: {what} {mine} here, {found} there.")
 
     def _guided(
         self, guidance: float, interval: tuple[float, float] | None, rescale: float, worse: "Model | None", told: bool
@@ -315,6 +326,9 @@ def net_of(config: Settled, facts: Facts) -> Spec:
         options["classes"] = len(facts.label_names)
     if name == "unet":
         options["patch"] = folded(facts.shape)
+    outputs = 2 if config.variance_weight else 1
+    if given.get("outputs", outputs) != outputs:
+        raise UserError(f"2 outputs are for a variance (--variance-weight 0.001), 1 is for all else; found {config.net}.")
     if config.variance_weight:
         options["outputs"] = 2
     if config.augment:
@@ -375,8 +389,9 @@ def load(
     if config.net.name == "mine" and net is None:
         raise UserError("This run was trained with a network of its owner; load it in Python: sfumato.load(run, net=mine).")
     built, images = build_net(config, config.facts, net), saved.state["images"]
+    tensors = saved.tensors[name] if name == weights else posthoc.made(run.averages, float(weights), images)
     try:
-        fill(built, saved.tensors[name] if name == weights else posthoc.made(run.averages, float(weights), images))
+        fill(built, tensors)
     except ValueError as error:
         raise UserError(f"The weights of {run.path} are not those of {config.net}: {error}.") from None
     placement = Placement.of(device_named(device), config.facts)

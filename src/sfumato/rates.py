@@ -27,6 +27,8 @@ def inverse_sqrt(images: int, budget: int, epoch: int, *, after: int = 0) -> flo
 
     after   images; unless said a fifteenth of the budget, as for EDM2 XS (70,000 of 2^20 steps)
     """
+    if after < 0:
+        raise ValueError(f"A rate falls after so many images, 0 or more; found {after}.")
     return 1 / math.sqrt(max(1.0, images / (after or max(1, budget // 15))))
 
 

@@ -55,6 +55,7 @@ class Schedule:
     steps: int | None = None  # T, where the schedule was made for T discrete steps, t_i = i / T for i = 1 .. T
     spacing: str = "trailing"  # what `grid` does unless told: a row of SPACINGS
     log_snr_range: tuple[float, float] = (LOWEST, HIGHEST)  # where grids that space noise levels begin and end
+    rho: float = 7.0  # of the spacing karras
 
     def __call__(self, t: float | Tensor) -> tuple[Tensor, Tensor]:
         """(alpha_t, sigma_t) with x_t = alpha_t x0 + sigma_t eps."""
@@ -100,7 +101,7 @@ class Schedule:
 
         trailing    equal steps of t, on the schedule's own T steps where it has them (Lin et al. 2024, table 2)
         uniform     equal steps of t
-        karras      equal steps of (sigma / alpha)^(1/7), then 0 (Karras et al. 2022, eq. 5)
+        karras      equal steps of (sigma / alpha)^(1/rho), then 0 (Karras et al. 2022, eq. 5)
         log_snr     equal steps of log-SNR, then 0
         steps       the T steps themselves; `steps` is then T or None
 
@@ -132,8 +133,8 @@ def _uniform(schedule: Schedule, count: int, start: float) -> Tensor:
     return torch.linspace(start, 0, count + 1, dtype=torch.float64)[:-1]
 
 
-def _karras(schedule: Schedule, count: int, start: float, rho: float = 7.0) -> Tensor:
-    low, high = _noise_ends(schedule, start)
+def _karras(schedule: Schedule, count: int, start: float) -> Tensor:
+    (low, high), rho = _noise_ends(schedule, start), schedule.rho
     return schedule.time(-2 * rho * _ramp(high ** (1 / rho), low ** (1 / rho), count).log())
 
 
@@ -249,16 +250,13 @@ def edm(*, sigma_max: float = 80.0, sigma_min: float = 0.002, rho: float = 7.0) 
         frame="variance_exploding",
         spacing="karras",
         log_snr_range=(-top, -2 * math.log(sigma_min)),
+        rho=rho,
     )
 
 
 def flow() -> Schedule:
     """alpha_t = 1 - t, sigma_t = t: the straight line from image to noise (Lipman et al. 2023; Liu et al. 2023)."""
-    return Schedule(
-        curve=lambda t: 2 * (torch.log1p(-t) - t.log()),
-        inverse=lambda log_snr: (-log_snr / 2).sigmoid(),
-        frame="flow",
-    )
+    return Schedule(lambda t: 2 * (torch.log1p(-t) - t.log()), lambda log_snr: (-log_snr / 2).sigmoid(), frame="flow")
 
 
 def sigmoid(*, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> Schedule:
@@ -326,12 +324,12 @@ def _density_steps(schedule: Schedule, u: Tensor) -> Tensor:
 
 def _density_log_normal(schedule: Schedule, u: Tensor, *, mean: float = -1.2, std: float = 1.2) -> Tensor:
     """log(sigma / alpha) ~ N(mean, std^2) (Karras et al. 2022, table 1)."""
-    return schedule.time(-2 * (mean + std * _probit(u)))
+    return schedule.time(-2 * _normal(mean, std, u))
 
 
 def _density_logit_normal(schedule: Schedule, u: Tensor, *, mean: float = 0.0, std: float = 1.0) -> Tensor:
     """logit(t) ~ N(mean, std^2) (Esser et al. 2024, eq. 19)."""
-    return (mean + std * _probit(u)).sigmoid()
+    return _normal(mean, std, u).sigmoid()
 
 
 DENSITIES: dict[str, Callable[..., Tensor]] = {
@@ -373,8 +371,10 @@ def _interpolate(x: Tensor, knots: Tensor, values: Tensor) -> Tensor:
     return torch.lerp(values[i - 1], values[i], fraction)
 
 
-def _probit(u: Tensor) -> Tensor:
-    return torch.special.ndtri(u.clamp(2.0**-53, 1 - 2.0**-53))
+def _normal(mean: float, std: float, u: Tensor) -> Tensor:
+    if not 0 < std < math.inf:
+        raise ValueError(f"A density of times has a deviation above 0; found std={std}.")
+    return mean + std * torch.special.ndtri(u.clamp(2.0**-53, 1 - 2.0**-53))
 
 
 def _float64(value: float | Tensor) -> Tensor:

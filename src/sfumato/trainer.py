@@ -20,6 +20,7 @@ from .errors import UserError
 from .losses import DISTANCES, WEIGHTS
 from .model import MOST_STEPS, Model, assemble
 from .plan import Plan, Say, silent
+from .rates import RATES
 from .run import Run
 from .schedules import DENSITIES
 from .spec import Spec, make
@@ -72,6 +73,7 @@ def validated(config: Config, net: nn.Module | None = None) -> Config:
     build_schedule(config)
     make(WEIGHTS, config.weight or Spec("edm"), "weight", torch.zeros(1), 0.5)
     make(DISTANCES, config.distance, "distance", torch.zeros(1), torch.zeros(1))
+    make(RATES, config.rate, "rate", 0, 1, 1)
     return config
 
 
@@ -328,6 +330,10 @@ class Estimate:
     machine: str
     speed: float | None = None  # images a second
     seconds: float | None = None  # for the whole budget
+
+    def __str__(self) -> str:
+        speed = "" if self.speed is None else f", {self.speed:.0f} a second here in {self.precision}"
+        return f"Budget {self.config.images:,} images{speed}."
 
 
 def estimate(plan: Plan, device: str | None = None, seconds: float = 3.0) -> Estimate:

@@ -109,8 +109,10 @@ def test_grid_spacings_mean_what_they_say():
     edm, linear = ALL["edm"], ALL["linear"]
     torch.testing.assert_close(edm.grid(10, "uniform"), torch.linspace(1, 0, 11).double(), rtol=0, atol=1e-7)
     ramp = torch.linspace(0, 1, 18, dtype=torch.float64)  # Karras et al. 2022, eq. 5
-    karras = (80 ** (1 / 7) + ramp * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
-    torch.testing.assert_close(edm(edm.grid(18, "karras"))[1][:-1], karras, rtol=1e-10, atol=0)
+    for rho in (7, 3):
+        karras = (80 ** (1 / rho) + ramp * (0.002 ** (1 / rho) - 80 ** (1 / rho))) ** rho
+        other = schedules.edm(rho=rho)
+        torch.testing.assert_close(other(other.grid(18, "karras"))[1][:-1], karras, rtol=1e-10, atol=0)
     even = ALL["linear-1000"].log_snr(ALL["linear-1000"].grid(9, "log_snr")[:-1]).diff()
     torch.testing.assert_close(even, even.mean().expand_as(even), rtol=1e-9, atol=0)
     torch.testing.assert_close(linear.grid(None, "steps") * 300, torch.arange(300, -1, -1).double(), rtol=0, atol=1e-9)

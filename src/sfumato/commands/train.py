@@ -23,8 +23,6 @@ from ..training.stop import flat
 from ..training.watch import Bar
 from .chosen import Choices, folder, label, read
 
-MEASURED = 3.0  # seconds of training steps, for a budget in time that is only asked about
-
 
 @dataclasses.dataclass
 class Arguments(Choices):
@@ -51,11 +49,8 @@ def main(arguments: list[str]) -> int:
     if args.dry_run:
         for reason in plan.reasons:
             print(reason, file=sys.stderr)
-        found = trainer.estimate(plan, args.device, MEASURED if plan.config.time else 0.0)
-        if found.speed is not None:
-            print(
-                f"Budget {found.config.images:,} images: {found.speed:.0f} a second here, in {found.precision}.", file=sys.stderr
-            )
+        found = trainer.estimate(plan, args.device, 3.0 if plan.config.time else 0.0)
+        print(found, file=sys.stderr)
         print(json.dumps(builtins(found.config), indent=2))
         return 0
     if args.trace_shapes or args.trace_layers:

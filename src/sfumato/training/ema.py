@@ -7,17 +7,20 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+RAMP = 0.05  # of the images seen, the longest memory at first: at the end of the budget that is the one which is had by rule
+ASKED = 0.5  # the same where a memory is asked for, which may be any up to half of the budget
+
 
 class EMA:
     """An exponential moving average of a network's weights, with its memory counted in images.
 
     average += (1 - d) (weights - average),    d = 2^(-batch / half_life)
 
-    At first the memory is short, `ramp` of the images seen, so that the random start is forgotten (Karras et al. 2022,
-    appendix F). Floating buffers (BatchNorm statistics) are averaged alike, integer ones copied.
+    At first the memory is short, `ramp` of the images seen, so that the random start is forgotten (Karras et al. 2022, in their
+    code). Floating buffers (BatchNorm statistics) are averaged alike, integer ones copied.
     """
 
-    def __init__(self, net: nn.Module, half_life: float, ramp: float = 0.05):
+    def __init__(self, net: nn.Module, half_life: float, ramp: float = RAMP):
         self.net = copy.deepcopy(net).eval().requires_grad_(False)
         self.half_life, self.ramp = half_life, ramp
         self._mine: list[Tensor] = list(self.net.parameters())

@@ -21,7 +21,7 @@ from ..schedules import DENSITIES, Schedule
 from ..spec import Spec, choose
 from . import checkpoint, posthoc
 from .device import Placement
-from .ema import EMA, PowerEMA, fill, tensors
+from .ema import ASKED, EMA, RAMP, PowerEMA, fill, tensors
 from .optimizers import OPTIMIZERS
 from .stream import Stream
 
@@ -215,7 +215,8 @@ def start(config: Settled, net: nn.Module, schedule: Schedule, sigma_data: float
     kept = posthoc.LENGTHS if config.posthoc else ()
     averages = {posthoc.name_of(length): PowerEMA(net, posthoc.exponent(length)) for length in kept}
     uncertainty = losses.Uncertainty().to(placement.device) if config.uncertainty else None
-    state = State(denoiser, EMA(net, config.half_life), averages, uncertainty)
+    ramp = RAMP if config.ema is None else ASKED
+    state = State(denoiser, EMA(net, config.half_life, ramp), averages, uncertainty)
     state.optimizer = choose(OPTIMIZERS, config.optimizer, "optimizer")(list(state.parameters.values()), config.lr)
     state.weights = list(net.parameters())
     state.tally = state.tally.to(placement.device)

@@ -42,6 +42,8 @@ class Muon(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.99),
         weight_decay: float = 0.01,
     ):
+        if not 0 <= momentum < 1:
+            raise ValueError(f"Momentum lies from 0 to below 1; found {momentum}.")
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
         rest = [p for group in self.param_groups for p in group["params"] if not is_matrix(p)]
         self.rest = adamw(rest, lr, betas=betas, weight_decay=weight_decay) if rest else None
