@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -222,6 +223,22 @@ def test_a_dry_run_says_why_beside_its_json(capsys):
     assert str(config.net) in err
     assert f"Batch {config.batch}" in err
     assert f"Learning rate {config.lr:g}" in err
+
+
+COMMANDS = [
+    line.partition("#")[0].split()[1:]
+    for line in (Path(__file__).parents[1] / "docs" / "objectives.md").read_text().splitlines()
+    if line.startswith("sfumato train digits")
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_every_objective_of_the_page_can_be_trained_and_drawn(command):
+    small = ["--net", "unet:width=8,mults=(1,)", "--batch", "32", "--images", "96", "--precision", "float32", "--lr", "1e-3"]
+    assert main([*command, *small, "--run", "r"]) == 0
+    steps = [record["loss"] for record in Run.of("r").records() if "loss" in record]
+    assert steps
+    assert all(math.isfinite(loss) and loss < 10 for loss in steps)  # all errors count alike, and none explodes
 
 
 def test_a_dry_run_of_a_time_says_how_many_images_it_is(capsys):

@@ -1,5 +1,8 @@
 """Networks: published counts, names, codes and shapes; sizes that do not divide; conditions; and how they begin."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -174,3 +177,14 @@ def test_names_and_unknown_ones():
     assert nets.names() == sorted(nets.NETS)
     with pytest.raises(UserError, match="Did you mean 'simple_unet'"):
         nets.build("simple_net")
+
+
+def test_the_page_of_networks_tells_all_of_them_and_how_large_they_are():
+    told = {}
+    for line in (Path(__file__).parents[1] / "docs" / "networks.md").read_text().splitlines():
+        if found := re.match(r"\| (`[^|]*`) \| ([\d,]+) \|", line):
+            told |= dict.fromkeys(re.findall(r"`(\w+)`", found[1]), int(found[2].replace(",", "")))
+    assert told.keys() == nets.NETS.keys()
+    with torch.device("meta"):
+        for name, count in told.items():
+            assert nets.parameters(nets.build(name)) == count, name

@@ -133,6 +133,15 @@ def test_the_average_has_the_half_life_that_is_asked_for_at_the_end(asked, had):
     assert state.ema.share(100, 10) == pytest.approx(1 - 0.5 ** (10 / min(had, 5 if asked is None else 50)))
 
 
+@pytest.mark.parametrize("images", [300, 400, 450])
+def test_an_older_checkpoint_is_there_however_short_the_run(tmp_path, images):
+    """By so many images at least, and by twice as many at most, without waiting ten minutes for it."""
+    trainer.train("digits", Config(**TINY, images=images, keep=1, keep_older=100), Run.of(tmp_path / "r"))
+    there = [int(path.name) for path in checkpoint.listed(tmp_path / "r" / "checkpoints")]
+    assert max(there) == images
+    assert any(100 <= images - count <= 200 for count in there)
+
+
 def test_learning_rate():
     config = checked(Config(images=10_000, lr=2.0, warmup=1000, batch=100))
     assert loop.learning_rate(config, 0) == pytest.approx(0.2)

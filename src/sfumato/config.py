@@ -101,13 +101,13 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Share of the pictures held out where the data has no test folder, at most 0.2 (but at least 64 pictures); 0: none."""
 
     net: MaybeChoice = None
-    """Network, as in unet:width=96,patch=1,mults=(1,2,2); by a printed rule unless said."""
+    """Network, as in unet:width=96,patch=1,mults=(1,2,2), of those in docs/networks.md; by a printed rule unless said."""
     schedule: MaybeChoice = None
     """Noise schedule, as in linear:steps=1000; edm, its ends by a printed rule, unless said."""
     shift: Positive = 1.0
     """Noise of the schedule, as a multiple: how much wider the pictures are than those it was made for."""
     predict: str = "edm"
-    """What the network predicts: noise, image, v, flow or edm."""
+    """What the network predicts: noise, image, v, flow or edm; docs/objectives.md has what goes with each."""
     c_noise: str | None = None
     """How the network is told the noise level: log_snr, steps or time; as it was made for unless said."""
     weight: MaybeChoice = None
@@ -163,7 +163,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     checkpointing: bool = False
     """Keep of each block what goes in alone and compute the rest again: the same result with less memory, in more time."""
     checkpoint_every: MaybeCount = None
-    """Images between checkpoints; else every 10 minutes."""
+    """Images between checkpoints; else every 10 minutes, and where --keep-older wants one."""
     keep: Count = 2
     """How many of the newest checkpoints are kept, besides the best."""
     keep_older: MaybeCount = None

@@ -95,8 +95,9 @@ def train(
             if crossed(state.images, config.batch, 8 * log_every) or state.images >= budget:
                 record["held_out_loss"] = held_out_loss(config, state, held_out, stream)
             tell("log", record | clock.lap(state.images))
-        every = config.checkpoint_every
-        if (crossed(state.images, config.batch, every) if every else clock.checkpoint_due()) and state.images < budget:
+        every, older = config.checkpoint_every, config.keep_older
+        due = crossed(state.images, config.batch, every) if every else clock.checkpoint_due()
+        if (due or (older and crossed(state.images, config.batch, older))) and state.images < budget:
             keep()
             tell("checkpoint")
     keep()
