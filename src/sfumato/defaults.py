@@ -92,7 +92,7 @@ def _noise(raw: Raw, speed: Speed | None, device: str) -> tuple[Any, str]:
 def _objective(raw: Raw, speed: Speed | None, device: str) -> tuple[Any, str]:
     """The weight by which all errors of what is predicted count alike: any other makes some noise levels drown the rest."""
     name = {"noise": "simple"}.get(raw["predict"], raw["predict"])
-    return name, f"Weight {name}: the network predicts {raw['predict']}, and all its errors count alike."
+    return name, f"Weight {name}: by it all errors of what is predicted, {raw['predict']}, count alike."
 
 
 def _times(raw: Raw, speed: Speed | None, device: str) -> tuple[Any, str]:
