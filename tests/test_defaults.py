@@ -211,6 +211,8 @@ def test_the_rate():
     assert defaults.rate(Spec("dit_s"), 16) == rate(384, 16)  # as that size is defined
     assert defaults.rate(Spec("ddpm_unet"), 16) == defaults.rate(Spec("ddpm_unet", width=128), 16) == rate(128, 16)
     assert defaults.rate(Spec("mine"), 16) == rate(64, 16)
+    for name in ("edm2_xs", "edm2_unet", "edm2_xxl"):  # whose weights are brought back to one length, whatever the width
+        assert defaults.rate(Spec(name), 16) == defaults.rate(Spec(name), 2048) == 0.01
     config = defaults.settle(known(images=100_000, net=Spec("unet", width=128)), quick)[0]
     assert (config.batch, config.lr) == (16, rate(128, 16))
     assert defaults.settle(known(images=100_000), quick, "cuda")[0].batch == 128

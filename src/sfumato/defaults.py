@@ -57,8 +57,12 @@ def _batch(raw: Raw, speed: Speed | None, device: str) -> tuple[int, str]:
 
 
 def _rate(raw: Raw, speed: Speed | None, device: str) -> tuple[float, str]:
-    lr = rate(Spec.of(raw["net"]), raw["batch"])
-    return lr, f"Learning rate {lr:g}: less for wider networks, more for larger batches, at most {RATE:g}."
+    net = Spec.of(raw["net"])
+    lr = rate(net, raw["batch"])
+    by = (
+        f"less for wider networks, more for larger batches, at most {RATE:g}" if own_rate(net) is None else "this network's own"
+    )
+    return lr, f"Learning rate {lr:g}: {by}."
 
 
 def rate(net: Spec, batch: int) -> float:
@@ -66,11 +70,19 @@ def rate(net: Spec, batch: int) -> float:
 
     So the step of a sum over a layer's inputs grows with their number, and should not (Yang et al. 2021, muP); and noise in
     the gradient falls as the root of the batch, and with it the steps that go astray (Malladi et al. 2022). Networks that know
-    no width are taken to have 64.
+    no width are taken to have 64; one that has a rate of its own, as an attribute `lr`, is trained with that.
     """
+    if (own := own_rate(net)) is not None:
+        return own
     known = signature(NETS[net.name]).parameters if net.name in NETS else {}
     width: Any = net.kw.get("width", known["width"].default if "width" in known else 64)
     return float(f"{min(1.0, math.sqrt(batch / 16) * WIDTHS[0] / width) * RATE:.2g}")
+
+
+def own_rate(net: Spec) -> float | None:
+    """The rate that a network is made for, where it says so."""
+    made = NETS.get(net.name)
+    return getattr(getattr(made, "func", made), "lr", None)  # sizes are partial classes
 
 
 def _noise(raw: Raw, speed: Speed | None, device: str) -> tuple[Any, str]:

@@ -182,6 +182,7 @@ class EDM2UNet(nn.Module):
     """
 
     c_noise = "log_snr"
+    lr = 1e-2  # of any width and batch: what a step turns weights of norm 1 by depends on it alone
     blocks_of: tuple[type[nn.Module], ...] = (Block,)  # what is recomputed in the backward pass to save memory
 
     def __init__(
