@@ -208,7 +208,9 @@ def test_the_rate():
     assert rate(64, 16) == pytest.approx(defaults.RATE / 2)
     assert rate(128, 16) == pytest.approx(defaults.RATE / 4)
     assert rate(128, 64) == pytest.approx(defaults.RATE / 2)
-    assert defaults.rate(Spec("dit_s"), 16) == rate(384, 16)  # as that size is defined
+    assert (
+        defaults.rate(Spec("dit_s"), 16) == defaults.rate(Spec("dit", width=384), 16) == rate(96, 16)
+    )  # of four times the base
     assert defaults.rate(Spec("ddpm_unet"), 16) == defaults.rate(Spec("ddpm_unet", width=128), 16) == rate(128, 16)
     assert defaults.rate(Spec("mine"), 16) == rate(64, 16)
     for name in ("edm2_xs", "edm2_unet", "edm2_xxl"):  # whose weights are brought back to one length, whatever the width

@@ -59,30 +59,29 @@ def _batch(raw: Raw, speed: Speed | None, device: str) -> tuple[int, str]:
 def _rate(raw: Raw, speed: Speed | None, device: str) -> tuple[float, str]:
     net = Spec.of(raw["net"])
     lr = rate(net, raw["batch"])
-    by = (
-        f"less for wider networks, more for larger batches, at most {RATE:g}" if own_rate(net) is None else "this network's own"
-    )
+    by = "this network's own" if declared(net, "lr") else f"less for wider networks, more for larger batches, at most {RATE:g}"
     return lr, f"Learning rate {lr:g}: {by}."
 
 
 def rate(net: Spec, batch: int) -> float:
-    """min(1, sqrt(batch / 16) 32 / width) 2e-3: Adam's steps are of one size, whatever the gradient.
+    """min(1, sqrt(batch / 16) base / width) 2e-3, base 32 (128 for `dit`): Adam's steps are of one size, whatever the gradient.
 
     So the step of a sum over a layer's inputs grows with their number, and should not (Yang et al. 2021, muP); and noise in
     the gradient falls as the root of the batch, and with it the steps that go astray (Malladi et al. 2022). Networks that know
     no width are taken to have 64; one that has a rate of its own, as an attribute `lr`, is trained with that.
     """
-    if (own := own_rate(net)) is not None:
+    if (own := declared(net, "lr")) is not None:
         return own
     known = signature(NETS[net.name]).parameters if net.name in NETS else {}
     width: Any = net.kw.get("width", known["width"].default if "width" in known else 64)
-    return float(f"{min(1.0, math.sqrt(batch / 16) * WIDTHS[0] / width) * RATE:.2g}")
+    base = declared(net, "lr_width") or WIDTHS[0]
+    return float(f"{min(1.0, math.sqrt(batch / 16) * base / width) * RATE:.2g}")
 
 
-def own_rate(net: Spec) -> float | None:
-    """The rate that a network is made for, where it says so."""
+def declared(net: Spec, name: str) -> float | None:
+    """What the class of a network says of the rate that it is trained with: `lr`, or the `lr_width` that takes all of it."""
     made = NETS.get(net.name)
-    return getattr(getattr(made, "func", made), "lr", None)  # sizes are partial classes
+    return getattr(getattr(made, "func", made), name, None)  # sizes are partial classes
 
 
 def _noise(raw: Raw, speed: Speed | None, device: str) -> tuple[Any, str]:

@@ -75,6 +75,7 @@ class DiT(nn.Module):
     # Its code was made for the step numbers 0 .. 999 of published weights; on schedules without steps it is given 1000 t,
     # which has the same range. log(sigma / alpha) / 4 would move the fastest of its sines by less than a turn.
     c_noise = "steps"
+    lr_width = 128  # up to which the default's highest rate is best: tokens are wide where a U-Net's first level is narrow
     blocks_of: tuple[type[nn.Module], ...] = (Block,)  # what is recomputed in the backward pass to save memory
 
     def __init__(
