@@ -93,11 +93,8 @@ def _noise(raw: Raw, speed: Speed | None, device: str) -> tuple[Any, str]:
     """
     side, faint = max(raw["facts"]["shape"][1:]), min(1.0, raw["facts"]["sigma_data"] / DEVIATION)
     high, low = (float(f"{x:.3g}") for x in (MOST_NOISE * max(side, SMALLEST) / FULL, LEAST_NOISE * faint))
-    spec, shift = Spec("edm", sigma_max=high, sigma_min=low), raw["shift"]
-    return (
-        spec.builtins(),
-        f"Noise from {high * shift:g} to {low * shift:g}: all that samples of {side} pixels and this contrast need.",
-    )
+    spec, ends = Spec("edm", sigma_max=high, sigma_min=low), f"{high * raw['shift']:g} to {low * raw['shift']:g}"
+    return spec.builtins(), f"Noise from {ends}: all that samples of {side} pixels and this contrast need."
 
 
 def _objective(raw: Raw, speed: Speed | None, device: str) -> tuple[Any, str]:
@@ -160,14 +157,8 @@ def _network(raw: Raw, speed: Speed | None, device: str) -> tuple[Any, str]:
     return chosen.builtins(), f"Network {chosen}: it sees {images:,} images; {why}"
 
 
-RULES = {
-    "batch": _batch,
-    "schedule": _noise,
-    "weight": _objective,
-    "times": _times,
-    "net": _network,
-    "lr": _rate,
-}  # each knows those before it
+# Each knows what those before it have chosen.
+RULES = {"batch": _batch, "schedule": _noise, "weight": _objective, "times": _times, "net": _network, "lr": _rate}
 
 
 def patch(shape: tuple[int, int, int]) -> int:
