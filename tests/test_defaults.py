@@ -48,7 +48,7 @@ def test_what_is_said_stays():
 
 def test_a_wider_network_for_more_images():
     """A network is chosen from as many images on as it has squared channels, in those of the narrowest."""
-    least, first = defaults.NEEDED, defaults.WIDTHS[0]
+    least, first = defaults.NEEDED[1], defaults.WIDTHS[0]
     assert width(images=least // 10) == first  # there is none narrower
     for narrower, wide in zip(defaults.WIDTHS, defaults.WIDTHS[1:], strict=False):
         needed = round(least * wide**2 / first**2)
@@ -71,7 +71,7 @@ def test_what_a_time_allows():
         asked.clear()
         config, reasons = defaults.settle(known(time=seconds), speed)
         allowed = [
-            w for w in defaults.WIDTHS if 1000 * defaults.STEPS * seconds * (32 / w) ** 2 >= defaults.NEEDED * (w / 32) ** 2
+            w for w in defaults.WIDTHS if 1000 * defaults.STEPS * seconds * (32 / w) ** 2 >= defaults.NEEDED[1] * (w / 32) ** 2
         ]
         assert config.net.kw["width"] == max([32, *allowed]) == expected
         assert asked == [w for w in defaults.WIDTHS if w <= expected] + [w for w in defaults.WIDTHS if w > expected][:1]
@@ -120,6 +120,13 @@ def test_halved_until_eight_pixels_are_left(side, expected):
     assert defaults.levels((1, side, 4)) == defaults.levels((1, 4, side)) == expected
     inside = side / (1 if side <= 32 else 2) / 2 ** (len(expected) - 1)
     assert 4 <= inside <= 8.5
+
+
+@pytest.mark.parametrize(("shape", "side"), [((1, 32, 32), 1), ((1, 33, 8), 2), ((3, 16, 16), 1), ((3, 32, 32), 2)])
+def test_colour_is_folded_sooner_than_gray(shape, side):
+    assert defaults.patch(shape) == side
+    net = defaults.settle(known(shape=shape, images=4 * defaults.NEEDED[side], batch=1), quick)[0].net
+    assert (net.kw["width"], net.kw["patch"]) == (64, side)
 
 
 def test_noise_drowns_the_mean_of_every_picture_as_deep_as_edm_drowns_that_of_64_pixels():

@@ -22,8 +22,11 @@ FULL, SMALLEST = 64, 28  # pixels
 MIDDLE, DEVIATION = -0.8, 0.5  # of log sigma in training, for pictures of that deviation
 RATE = 2e-3  # at most, and of a network of the least width at a batch of 16
 WIDTHS = (32, 48, 64, 96, 128, 192, 256)  # channels of the first level
-NEEDED = 30_000  # images that the narrowest is worth training with; a wider one as many more as it has parameters
-UNFOLDED = 32  # pixels of a side up to which the first level sees single pixels; beyond, 2x2 of them folded into channels
+# Images that the narrowest is worth training with, by the side of the squares it folds; a wider one as many more as it has
+# parameters.
+NEEDED = {1: 30_000, 2: 25_000}
+# Pixels of a side up to which the first level sees single pixels, gray ones or others; beyond, 2x2 folded into channels.
+UNFOLDED, UNFOLDED_COLOUR = 32, 16
 INNERMOST = 8  # pixels of a side, or fewer, at which halving ends
 LEAST, MOST, EPOCHS = 60_000, 1_000_000, 40  # images, where no budget is named
 PATIENCE = 3.0  # hours that a network may take, but for the narrowest, where the budget is no time
@@ -142,7 +145,7 @@ def _network(raw: Raw, speed: Speed | None, device: str) -> tuple[Any, str]:
     for spec in others:
         config, count = seen(spec)
         width: Any = spec.kw["width"]
-        needed = round(NEEDED * (width / WIDTHS[0]) ** 2)
+        needed = round(NEEDED[patch(shape)] * (width / WIDTHS[0]) ** 2)
         if count < needed:
             why = f"one of width {width} would need {needed:,}, and could see {count:,}."
             break
@@ -163,7 +166,7 @@ RULES = {"batch": _batch, "schedule": _noise, "weight": _objective, "times": _ti
 
 def patch(shape: tuple[int, int, int]) -> int:
     """Side of the square of pixels that the network folds into channels."""
-    return 1 if max(shape[1:]) <= UNFOLDED else 2
+    return 1 if max(shape[1:]) <= (UNFOLDED if shape[0] == 1 else UNFOLDED_COLOUR) else 2
 
 
 def levels(shape: tuple[int, int, int]) -> tuple[int, ...]:
