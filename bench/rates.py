@@ -56,7 +56,9 @@ def main() -> None:
 def measured(args: argparse.Namespace, asked: Row) -> Row:
     """The held-out loss at the end of a training."""
     run = Run.of(args.out / f"{asked['net'].replace(':', '-')}-{asked['lr']:g}-{asked['images']}-{asked['batch']}")
-    sfumato.train(args.data, run.path, quiet=True, compile="off", sampling_steps=1, keep=1, **asked)
+    model = sfumato.train(args.data, run.path, quiet=True, compile="off", sampling_steps=1, keep=1, **asked)
+    if model.images < asked["images"]:
+        raise SystemExit("Stopped; the same command goes on.")
     return {"held_out_loss": [record["held_out_loss"] for record in run.records() if "held_out_loss" in record][-1]}
 
 
