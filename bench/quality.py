@@ -30,7 +30,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import msgspec
 from _judge import Judge
-from _side_by_side import heading, typed
+from _side_by_side import heading, kept, typed
 
 import sfumato
 from sfumato import defaults, trainer
@@ -141,7 +141,7 @@ def main() -> None:
             json.dumps(row) + "\n" for row in ({"machine": heading(best_device()), "training pictures": floor}, *rows)
         )
     table(rows, floor)
-    known = [json.loads(line) for line in (args.out / "quality.jsonl").read_text().splitlines()]
+    known = kept(args.out / "quality.jsonl")
     latest = {(row["name"], row["minutes"], row["solver"]): row for row in known if "name" in row}
     draw([row for row in latest.values() if row["solver"] == args.solver], floor, args.out / "quality.png")
 

@@ -7,7 +7,7 @@ OUT/rates.png, which shows all that is kept there, and prints a table.
 """
 
 import argparse
-import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from _side_by_side import heading
+from _side_by_side import heading, kept, once
 
 import sfumato
 from sfumato import defaults
 from sfumato.run import Run
 from sfumato.spec import Spec
+from sfumato.training.device import best_device
 
 Row = dict[str, Any]
 
@@ -35,22 +36,14 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    print(heading())
-    file = args.out / "rates.jsonl"
-    known = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    rows = []
+    print(heading(best_device()))
+    file, rows = args.out / "rates.jsonl", []
     for net in args.nets:
         for rate in args.rates:
             asked = {"net": net, "lr": rate, "images": args.images, "batch": args.batch}
-            row = next((row for row in known if asked.items() <= row.items()), None) or asked | measured(args, asked)
-            rows.append(row)
-            if row not in known:
-                known.append(row)
-                with file.open("a") as out:
-                    out.write(json.dumps(row | {"machine": heading()}) + "\n")
-            print(json.dumps(row), flush=True)
+            rows.append(once(file, asked, partial(measured, args, asked)))
     print_table(rows)
-    draw(known, args.out / "rates.png")
+    draw(kept(file), args.out / "rates.png")
 
 
 def measured(args: argparse.Namespace, asked: Row) -> Row:
@@ -76,7 +69,7 @@ def print_table(rows: list[Row]) -> None:
 
 
 def draw(rows: list[Row], path: Path) -> None:
-    """Loss over rate, a line a network; a ring where the rule stands."""
+    """Loss over rate, a line a network; dotted where the rule stands."""
     figure, axes = plt.subplots(figsize=(8, 4.5), dpi=120, layout="constrained")
     for net, images, batch in dict.fromkeys((row["net"], row["images"], row["batch"]) for row in rows):
         mine = sorted(

@@ -11,9 +11,7 @@ table; seconds are those of drawing 2,000, measured only where all of them were 
 """
 
 import argparse
-import json
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from _judge import Judge
-from _side_by_side import heading
+from _side_by_side import heading, once
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 import sfumato
@@ -49,31 +47,11 @@ def measure(judge: Judge, model: Model, solver: str, evaluations: int, n: int) -
     begun = time.perf_counter()
     found = judge.drawn(model, n, solver=solver, steps=evaluations // A_STEP.get(solver, 1)).features
     seconds = round(time.perf_counter() - begun, 1)
-    return {"solver": solver, "evaluations": evaluations, "samples": n, "seconds": seconds, **judge.distance(found)}
+    return {"seconds": seconds, **judge.distance(found)}
 
 
 def as_good(row: Row, best: Row) -> bool:
     return row["distance"] <= best["distance"] + max(0.05 * best["distance"], best["error"])
-
-
-def measured(
-    one: Callable[[str, int, int], Row],
-    wanted: list[tuple[str, int]],
-    n: int,
-    known: list[Row],
-    file: Path,
-) -> list[Row]:
-    """Rows of all that is wanted; those known before are taken as they are, new ones are added to the file."""
-    rows = []
-    for solver, evaluations in wanted:
-        at = [r for r in known if (r["solver"], r["evaluations"], r["samples"]) == (solver, evaluations, n)]
-        if not at:
-            at = [one(solver, evaluations, n)]
-            with file.open("a") as out:
-                out.write(json.dumps(at[0] | {"machine": heading(best_device())}) + "\n")
-            print(json.dumps(at[0]), flush=True)
-        rows += at[:1]
-    return rows
 
 
 def main() -> None:
@@ -87,15 +65,19 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     file = args.out / "sampling.jsonl"
-    known = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     print(heading(best_device()))
     model = sfumato.load(args.run)
     judge = Judge(opened(model))
     print(judge.about)
-    one = partial(measure, judge, model)
+
+    def measured(wanted: list[tuple[str, int]], n: int) -> list[Row]:
+        """Rows of all that is wanted; those known before are taken as they are."""
+        asked = [{"solver": solver, "evaluations": evaluations, "samples": n} for solver, evaluations in wanted]
+        return [once(file, each, partial(measure, judge, model, *each.values())) for each in asked]
+
     few = [(solver, n) for solver in args.solvers for n in FEW[solver]]
-    rows = measured(one, few, args.samples, known, file) if args.only != "reference" else []
-    many = measured(one, REFERENCE, args.samples, known, file) if args.only != "few" else []
+    rows = measured(few, args.samples) if args.only != "reference" else []
+    many = measured(REFERENCE, args.samples) if args.only != "few" else []
     floor = judge.distance(judge.floor(args.samples))
     if rows and many:
         best = min(many, key=lambda row: row["distance"])
@@ -104,7 +86,7 @@ def main() -> None:
         for row in good[:4]:
             print(f"  {row['solver']} in {row['evaluations']}: {row['distance']:.3g}")
         finals = [(row["solver"], row["evaluations"]) for row in good[: args.finals]]
-        many += measured(one, finals, 10_000, known, file)
+        many += measured(finals, 10_000)
     print_table(rows + many)
     draw(rows, many, floor, args.out / "sampling.png")
 
