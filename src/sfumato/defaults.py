@@ -119,15 +119,21 @@ def _times(raw: Raw, speed: Speed | None, device: str) -> tuple[Any, str]:
     bound that teaches a variance (Nichol & Dhariwal 2021).
     """
     schedule = Spec.of(raw["schedule"])
-    if not raw["variance_weight"] and (schedule.name == "edm" or raw["predict"] == "edm"):
+    if raw["variance_weight"]:
+        return _evenly(schedule, "the bound that teaches a variance is")
+    if schedule.name == "edm" or raw["predict"] == "edm":
         wider = max(1.0, max(raw["facts"]["shape"][1:]) / FULL) * raw["shift"]
         mean = float(f"{MIDDLE + math.log(raw['facts']['sigma_data'] / DEVIATION * wider):.2f}")
         spec = Spec("log_normal", mean=mean)
         return spec.builtins(), f"Training noise about {math.exp(mean):.2g}: as much as size and contrast ask for."
-    if not raw["variance_weight"] and schedule.name == "flow":
+    if schedule.name == "flow":
         return "logit_normal", "Training times logit_normal: most in the middle of the straight path."
+    return _evenly(schedule, f"{schedule.name} is")
+
+
+def _evenly(schedule: Spec, what: str) -> tuple[str, str]:
     name = "steps" if make(SCHEDULES, schedule, "schedule").steps else "uniform"
-    return name, f"Training times {name}: {schedule.name} is made to be drawn from evenly."
+    return name, f"Training times {name}: {what} made to be drawn from evenly."
 
 
 def _network(raw: Raw, speed: Speed | None, device: str) -> tuple[Any, str]:
