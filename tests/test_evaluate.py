@@ -213,6 +213,19 @@ def test_the_command_prints_keeps_and_goes_on(run, capsys):
     assert "kernel" in Run(run).report.read_text()
 
 
+def test_what_is_judged_is_what_the_flags_name(run, capsys):
+    worse = Run(run).checkpoints / f"{sfumato.load(run).images:09d}"
+    guided = f"--guidance 2 --interval 0.5,3 --checkpoint {sfumato.load(run).images} --worse {worse}"
+    there = {"guidance": 2.0, "interval": (0.5, 3.0), "worse": sfumato.load(run)}
+    for flags, weights, options in ((guided, "ema", there), ("--raw", "model", {})):
+        assert main(["evaluate", str(run), "-n", "20", "--json", *flags.split()]) == 0
+        means = [row["value"] for row in json.loads(capsys.readouterr().out) if row["name"] == "mean"]
+        drawn = sfumato.load(run, weights=weights).sample(20, 0, **options)
+        np.testing.assert_allclose(means, drawn.mean(), rtol=1e-6)
+    assert main(["evaluate", str(run), "--raw", "--ema", "0.1"]) == 2
+    assert "type one of them" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("shape", [(60, 8, 12, 5), (7, 9, 8, 1)], ids=["5 channels, wide", "7 pictures"])
 def test_any_channels_any_shape_few_pictures(shape):
     np.save("odd.npy", np.random.default_rng(0).integers(0, 4000, shape).astype(np.uint16))

@@ -129,6 +129,13 @@ WINDOW = Flag.of(level_width, "LEVEL,WIDTH", lambda window: f"{window[0]:g},{win
 CHOICE = Flag.of(Spec.of, "NAME[:OPTION=VALUE,...]", repr)
 
 
+def weights(raw: bool, ema: float | None) -> str | float:
+    """Which weights --raw and --ema name, as `load` takes them; UserError where both are typed."""
+    if raw and ema is not None:
+        raise UserError("--raw and --ema name different weights; type one of them.")
+    return "model" if raw else "ema" if ema is None else ema
+
+
 def read(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a class's fields, texts and numbers read as the marks of the fields say; raises UserError.
 

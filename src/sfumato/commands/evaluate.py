@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .. import flags
+from ..config import Ends
 from ..model import load
 from ..picture.hypertext import number
 from ..run import Run
@@ -39,6 +40,16 @@ class Arguments:
     """As in `sfumato sample`."""
     guidance: Annotated[float, flags.NUMBER] = 1.0
     """Guidance towards the label of each sample; 1 is none."""
+    interval: Ends = None
+    """As in `sfumato sample`, and so are the next ones."""
+    worse: Path | None = None
+    """The model to guide away from."""
+    checkpoint: str | None = None
+    """The one after so many images, or best; the newest unless said."""
+    raw: bool = False
+    """Judge the raw weights, not their average."""
+    ema: Annotated[float | None, flags.NUMBER] = None
+    """Judge an average of this length instead, of a run with --posthoc."""
     device: str | None = None
     """cpu, cuda, mps; the accelerator if there is one, unless said."""
     json: bool = False
@@ -49,16 +60,18 @@ def main(arguments: list[str]) -> int:
     args = flags.parse(Arguments(), arguments, "sfumato evaluate", __doc__ or "")
     kind, rank = best_device().type, os.environ.get("LOCAL_RANK")
     device = args.device or (f"{kind}:{rank}" if rank and kind != "cpu" else None)
-    model = load(Run.existing(args.run), device=device)
+    run = Run.existing(args.run)
+    model = load(run, weights=flags.weights(args.raw, args.ema), device=device, at=args.checkpoint)
+    worse = load(args.worse, device=device) if args.worse else None
     console = Console(highlight=False, soft_wrap=True, stderr=args.json)
     from ..judge.evaluate import evaluate, write  # brings scikit-learn, which takes seconds to import
 
     with stages(console) as stage:
         found = evaluate(
             model, args.data, args.n, args.features, args.seed, args.likelihood, device, stage,
-            steps=args.steps, solver=args.solver, guidance=args.guidance,
+            steps=args.steps, solver=args.solver, guidance=args.guidance, interval=args.interval, worse=worse,
         )  # fmt: skip
-    written = write(Run.existing(model.path), found)
+    written = write(run, found)
     if args.json:
         print(json.dumps(found.records()))
         return 0

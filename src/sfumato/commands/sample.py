@@ -79,8 +79,7 @@ def main(arguments: list[str]) -> int:
     run = Run.existing(args.run)
     out = args.out or run.out
     picture.make_room(out, args.npy)  # before anything is drawn
-    weights = "model" if args.raw else "ema" if args.ema is None else args.ema
-    model = load(run, weights=weights, device=args.device, at=args.checkpoint)
+    model = load(run, weights=flags.weights(args.raw, args.ema), device=args.device, at=args.checkpoint)
     for note in model.notes:
         console.print(note, markup=False)
     labels = scenes.rows(model, args.label, args.only, args.classes)
