@@ -80,13 +80,13 @@ def draw(real: Row, rows: list[Row], ways: list[str], path: Path) -> None:
     for way in ways:
         mine = [row for row in rows if row["way"] in ("none", way)]
         trade.plot([row["recall"] for row in mine], [row["accuracy"] for row in mine], marker="o", label=way)
-        for row in mine:
+        for row in (row for row in mine if row["scale"] >= 2):
             trade.annotate(f"{row['scale']:g}", (row["recall"], row["accuracy"]), textcoords="offset points", xytext=(5, 4))
         distance.plot([row["scale"] for row in mine], [row["distance"] for row in mine], marker="o", label=way)
-    trade.axhline(real["accuracy"], color="gray", linestyle=":", label="held-out pictures")
+    trade.axhline(real["accuracy"], color="gray", linestyle=":")
+    trade.annotate("held-out pictures", (0, real["accuracy"]), textcoords="offset points", xytext=(5, 4), color="gray")
     trade.set(xlabel="recall: how much of the variety is there", ylabel="taken for what they were told to be")
     distance.set(xlabel="guidance", ylabel="Fréchet distance to held-out pictures", yscale="log")
-    trade.legend(fontsize=8)
     distance.legend(fontsize=8)
     figure.savefig(path)
 
