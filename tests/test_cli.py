@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import sfumato
 from sfumato.cli import main
 from sfumato.errors import UserError
 from sfumato.run import Run
@@ -59,7 +60,7 @@ def test_train_sample_and_again(run, tmp_path, capsys):
     assert pictures.shape == (6, 8, 8, 1)
     with Image.open(run / "out" / "s5-00004.png") as image:
         assert np.array_equal(np.array(image), pictures[4, ..., 0])
-        told = {"run": run.name, "seed": "5", "solver": "dpmpp_2m_sde", "steps": "3", "guidance": "1.0", "weights": "averaged"}
+        told = {"run": run.name, "seed": "5", "solver": "dpmpp_2m", "steps": "3", "guidance": "1.0", "weights": "averaged"}
         assert image.text == told | {"images": "400"}
     with Image.open(run / "out" / "s5-grid.gif") as animation:
         assert animation.n_frames > 1
@@ -71,10 +72,22 @@ def test_train_sample_and_again(run, tmp_path, capsys):
 
 def test_a_sample_is_the_same_in_every_batch(run):
     for batch in ("1", "7", "64"):
-        assert typed(f"sample {run} -n 9 --steps 8 --batch {batch} --out o --npy {batch}.npy") == 0
+        assert typed(f"sample {run} -n 9 --steps 8 --solver dpmpp_2m_sde --batch {batch} --out o --npy {batch}.npy") == 0
     whole = np.load("64.npy").astype(int)
     for batch in ("1", "7"):
         assert np.abs(np.load(f"{batch}.npy") - whole).max() <= 1
+
+
+def test_the_default_solver_adds_less_noise_in_fewer_steps_and_one_that_is_named_as_much_as_it_says(run, capsys):
+    model, drawn = sfumato.load(run), {}
+    for steps, solver in ((11, "dpmpp_2m"), (12, "dpmpp_2m_sde:eta=0.5"), (19, "dpmpp_2m_sde:eta=0.5"), (20, "dpmpp_2m_sde")):
+        drawn[steps] = model.sample(2, 0, steps)
+        np.testing.assert_array_equal(drawn[steps], model.sample(2, 0, times=model.times(steps)))
+        np.testing.assert_array_equal(drawn[steps], model.sample(2, 0, steps, solver))
+        assert typed(f"sample {run} -n 2 --steps {steps} --npy {steps}.npy") == 0
+        assert f"{steps} steps of {solver}:" in capsys.readouterr().out
+        np.testing.assert_array_equal(drawn[steps], np.load(f"{steps}.npy"))
+    assert not np.array_equal(drawn[11], model.sample(2, 0, 11, "dpmpp_2m_sde"))
 
 
 def test_another_drawing_of_a_seed_loses_nothing_and_mixes_nothing(run, capsys):

@@ -119,7 +119,7 @@ class Model(Described):
             self._refuse_other(worse)
         if not 0 <= seed < 2**32:
             raise UserError(f"A seed is a whole number from 0 to {2**32 - 1}, found {seed}.")
-        solver = Spec.of(self.config.solver if solver is None else solver)
+        solver = Spec.of(self.config.solver_of(steps if times is None else len(times) - 1) if solver is None else solver)
         choose(samplers.SOLVERS, solver, "solver")
         numbers = torch.arange(first, first + n)
         given: dict[str, Any] = {name: value.to(self.device) for name, value in cond.items()}

@@ -170,7 +170,7 @@ def told(
 ) -> dict[str, str]:
     """How samples were drawn, for the text chunks of their files; of what is `more`, that which was asked for."""
     how = {
-        "seed": seed, "solver": solver or model.config.solver, "steps": steps or model.config.sampling_steps,
+        "seed": seed, "solver": solver or model.config.solver_of(steps), "steps": steps or model.config.sampling_steps,
         "guidance": guidance, "run": model.path.resolve().name if model.path else "", "images": model.images,
         "weights": "raw" if raw else "averaged",
     }  # fmt: skip

@@ -92,7 +92,7 @@ def main(arguments: list[str]) -> int:
     worse = load(args.worse, device=args.device) if args.worse else None
     n = 1 if args.only is not None else args.n if args.n is not None else 8 if args.classes else 64
     steps = model.config.sampling_steps if args.steps is None else args.steps
-    solver = args.solver or (few.tunable(model.config.solver) if args.tuned else model.config.solver)
+    solver = args.solver or (few.tunable(model.config.solver) if args.tuned else model.config.solver_of(steps))
     moving = [kind for kind in ("gif", "apng") if getattr(args, kind)]
     with stages(console) as stage:
         times = few.times(model, run, steps, solver, stage("tuning")) if args.tuned else model.times(steps)

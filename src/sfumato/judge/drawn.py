@@ -63,7 +63,7 @@ def drawn(
     What is there in `folder`, from an interrupted call or a smaller n, is not drawn again; options as in `Model.sample`.
     """
     said = {name: value for name, value in options.items() if value is not None}
-    how = {"steps": model.config.sampling_steps, "solver": model.config.solver} | said
+    how = {"steps": model.config.sampling_steps, "solver": model.config.solver_of(said.get("steps"))} | said
     noise = (str(model.config.schedule), model.config.shift)
     told = [4, model.images, model.weights, noise, seed, features, sorted((name, str(value)) for name, value in how.items())]
     place = folder / hashlib.blake2b(repr(told).encode(), digest_size=6).hexdigest()

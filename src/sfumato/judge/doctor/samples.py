@@ -75,7 +75,7 @@ def sampler(case: Case) -> Finding:
         f"{far:.2f}, and by {finer:.2f} with {FINE} steps of dpmpp_2m."
     )
     if not far <= 0.7 and finer < far / 2:
-        cause = f"{model.config.sampling_steps} steps of {model.config.solver} do not solve what the network says."
+        cause = f"{model.config.sampling_steps} steps of {model.config.solver_of()} do not solve what the network says."
         return Finding("wrong", figure, cause, f"Draw with --steps {FINE} --solver dpmpp_2m.")
     cause = "Samples are noise, or smooth, whatever the solver: it is the network, or how it is asked."
     return graded(far, 1.0, 2.0, figure, cause, "See the findings above; if there are none, train longer.")
