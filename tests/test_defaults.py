@@ -118,16 +118,23 @@ def test_where_nothing_is_measured_a_time_allows_the_narrowest():
     ],
 )
 def test_halved_until_eight_pixels_are_left(side, expected):
-    assert defaults.levels((1, side, 4)) == defaults.levels((1, 4, side)) == expected
-    inside = side / (1 if side <= 32 else 2) / 2 ** (len(expected) - 1)
+    folded = defaults.patch((1, side, 4), 64)
+    assert folded == (1 if side <= 32 else 2)
+    assert defaults.levels((1, side, 4), folded) == defaults.levels((1, 4, side), folded) == expected
+    inside = side / folded / 2 ** (len(expected) - 1)
     assert 4 <= inside <= 8.5
 
 
-@pytest.mark.parametrize(("shape", "side"), [((1, 32, 32), 1), ((1, 33, 8), 2), ((3, 16, 16), 1), ((3, 32, 32), 2)])
-def test_colour_is_folded_sooner_than_gray(shape, side):
-    assert defaults.patch(shape) == side
-    net = defaults.settle(known(shape=shape, images=4 * defaults.NEEDED[side], batch=1), quick)[0].net
-    assert (net.kw["width"], net.kw["patch"]) == (64, side)
+@pytest.mark.parametrize(
+    ("shape", "narrow", "wide"),
+    [((1, 32, 32), 1, 1), ((1, 33, 8), 2, 2), ((3, 16, 16), 1, 1), ((3, 32, 32), 1, 2), ((3, 33, 32), 2, 2)],
+)
+def test_colour_is_folded_sooner_than_gray_by_networks_wide_enough_for_it(shape, narrow, wide):
+    for width, images, side in ((32, defaults.NEEDED[2], narrow), (64, 4 * defaults.NEEDED[wide], wide)):
+        net = defaults.settle(known(shape=shape, images=images, batch=1), quick)[0].net
+        assert (net.kw["width"], net.kw["patch"]) == (width, side)
+        inside = max(shape[1:]) / side / 2 ** (len(net.kw["mults"]) - 1)
+        assert 4 < inside <= 8.5
 
 
 def test_noise_drowns_the_mean_of_every_picture_as_deep_as_edm_drowns_that_of_64_pixels():

@@ -167,7 +167,7 @@ def test_what_was_drawn_is_not_drawn_again(run, tmp_path, monkeypatch):
     assert more.mean == pytest.approx(more.features.mean(), rel=1e-6)
     assert more.deviation == pytest.approx(more.features.std(), rel=1e-6)
     worse = lambda: {"guidance": 2.0, "worse": sfumato.load(run)}  # the same, opened twice
-    drawn(model, flat, "flat", 20, 0, tmp_path, steps=2, solver=model.config.solver)  # what the run does by itself
+    drawn(model, flat, "flat", 20, 0, tmp_path, steps=2, solver=model.config.solver_of())  # what the run does by itself
     assert len(asked) == 7
     for other in ({"steps": 1}, {"solver": "euler"}, {"guidance": 2.0}, worse()):  # other samples, other files
         before = len(asked)

@@ -25,7 +25,8 @@ WIDTHS = (32, 48, 64, 96, 128, 192, 256)  # channels of the first level
 # Images that the narrowest is worth training with, by the side of the squares it folds; a wider one as many more as it has
 # parameters.
 NEEDED = {1: 30_000, 2: 25_000}
-# Pixels of a side up to which the first level sees single pixels, gray ones or others; beyond, 2x2 folded into channels.
+# Pixels of a side up to which the first level sees single pixels; beyond, 2x2 folded into channels. Wider networks fold
+# coloured ones sooner; the narrowest has too few channels for 2x2 pixels of three colours.
 UNFOLDED, UNFOLDED_COLOUR = 32, 16
 INNERMOST = 8  # pixels of a side, or fewer, at which halving ends
 LEAST, MOST, EPOCHS = 60_000, 1_000_000, 40  # images, where no budget is named
@@ -144,14 +145,14 @@ def _network(raw: Raw, speed: Speed | None, device: str) -> tuple[Any, str]:
         return config, budget(config, partial(speed, config) if speed else lambda: 0.0).images or 0
 
     shape = tuple(raw["facts"]["shape"])
-    narrowest, *others = [Spec("unet", width=width, patch=patch(shape), mults=levels(shape)) for width in WIDTHS]
+    narrowest, *others = [Spec("unet", width=w, patch=patch(shape, w), mults=levels(shape, patch(shape, w))) for w in WIDTHS]
     if speed is None and raw["time"] is not None:
         return narrowest.builtins(), f"Network {narrowest}: for more, speeds would have to be measured."
     chosen, images, why = narrowest, seen(narrowest)[1], "none wider is chosen by rule."
     for spec in others:
         config, count = seen(spec)
         width: Any = spec.kw["width"]
-        needed = round(NEEDED[patch(shape)] * (width / WIDTHS[0]) ** 2)
+        needed = round(NEEDED[patch(shape, width)] * (width / WIDTHS[0]) ** 2)
         if count < needed:
             why = f"one of width {width} would need {needed:,}, and could see {count:,}."
             break
@@ -170,15 +171,15 @@ def _network(raw: Raw, speed: Speed | None, device: str) -> tuple[Any, str]:
 RULES = {"batch": _batch, "schedule": _noise, "weight": _objective, "times": _times, "net": _network, "lr": _rate}
 
 
-def patch(shape: tuple[int, int, int]) -> int:
-    """Side of the square of pixels that the network folds into channels."""
-    return 1 if max(shape[1:]) <= (UNFOLDED if shape[0] == 1 else UNFOLDED_COLOUR) else 2
+def patch(shape: tuple[int, int, int], width: int) -> int:
+    """Side of the square of pixels that a network of this width folds into channels."""
+    folds = shape[0] > 1 and width > WIDTHS[0]
+    return 1 if max(shape[1:]) <= (UNFOLDED_COLOUR if folds else UNFOLDED) else 2
 
 
-def levels(shape: tuple[int, int, int]) -> tuple[int, ...]:
+def levels(shape: tuple[int, int, int], folded: int) -> tuple[int, ...]:
     """Channels of each level, as multiples of the first: as many levels as bring the picture to 8 pixels, 2 at least."""
-    side = max(shape[1:]) / patch(shape)
-    return (1, *[2] * max(1, math.ceil(math.log2(side / INNERMOST))))
+    return (1, *[2] * max(1, math.ceil(math.log2(max(shape[1:]) / folded / INNERMOST))))
 
 
 def budget(config: Settled, speed: Callable[[], float], spent: Callable[[], float] = lambda: 0.0) -> Settled:
