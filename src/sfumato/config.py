@@ -64,8 +64,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     start: str = ""  # the run whose weights training began from
 
 
-NOISY, STEPS = Spec("dpmpp_2m_sde"), 20  # the default solver
-FEWER = ((12, Spec("dpmpp_2m")), (STEPS, Spec("dpmpp_2m_sde", eta=0.5)))  # in its place below so many steps
+NOISY, SAMPLING_STEPS = Spec("dpmpp_2m_sde"), 20  # the default solver
+FEWER = ((12, Spec("dpmpp_2m")), (SAMPLING_STEPS, Spec("dpmpp_2m_sde", eta=0.5)))  # in its place below so many steps
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -182,8 +182,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Images between lines of the log; a 200th of the budget unless said."""
 
     solver: Choice = NOISY
-    """Solver for the pictures drawn while training, and the default afterwards, with less noise in fewer than 20 steps."""
-    sampling_steps: Count = STEPS
+    """Solver for the pictures drawn while training, and the default afterwards; the default one adds less noise in fewer
+    than 20 steps, unless eta is said."""
+    sampling_steps: Count = SAMPLING_STEPS
     """Steps of that solver."""
 
     facts: Suppress[Facts | None] = None
