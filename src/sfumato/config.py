@@ -182,8 +182,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Images between lines of the log; a 200th of the budget unless said."""
 
     solver: Choice = NOISY
-    """Solver for the pictures drawn while training, and the default afterwards; the default one adds less noise in fewer
-    than 20 steps, unless eta is said."""
+    """Of grids while training, and the default afterwards; in fewer than 20 steps with less noise, unless eta is said."""
     sampling_steps: Count = SAMPLING_STEPS
     """Steps of that solver."""
 
