@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--samples", type=int, default=2000)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--solver", default="dpmpp_2m_sde")
     parser.add_argument("--worse", nargs="+", default=[], metavar="NAME=RUN", help="models to guide away from, or checkpoints")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -56,12 +57,12 @@ def main() -> None:
     classify = judge.classifier()
 
     def measure(scale: float, options: dict[str, Any]) -> Row:
-        made = judge.drawn(model, args.samples, guidance=scale, steps=args.steps, **options)
+        made = judge.drawn(model, args.samples, guidance=scale, steps=args.steps, solver=args.solver, **options)
         assert made.labels is not None
         return accuracies(classify(made.features), made.labels) | judge.distance(made.features) | judge.shares(made.features)
 
     def row(way: str, scale: float, options: dict[str, Any]) -> Row:
-        asked = {"way": way, "scale": scale, "samples": args.samples, "steps": args.steps}
+        asked = {"way": way, "scale": scale, "samples": args.samples, "steps": args.steps, "solver": args.solver}
         return once(args.out / "guidance.jsonl", asked, partial(measure, scale, options))
 
     real = {"way": "held-out pictures"} | accuracies(classify(judge.there), judge.labels(judge.plan.held_out))
