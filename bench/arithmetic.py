@@ -16,8 +16,8 @@ from _side_by_side import heading
 from torch.utils.flop_counter import FlopCounterMode
 
 from sfumato import trainer
+from sfumato.built import build_net
 from sfumato.config import checked
-from sfumato.model import build_net
 from sfumato.plan import Plan
 from sfumato.training.device import device_named
 

@@ -15,7 +15,7 @@ import torch
 from _side_by_side import heading, typed
 
 from sfumato import trainer
-from sfumato.model import build_net
+from sfumato.built import build_net
 from sfumato.training.device import best_device
 
 

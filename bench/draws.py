@@ -4,8 +4,8 @@ import torch
 from _side_by_side import compare, heading
 
 from sfumato import data, draws, trainer
+from sfumato.built import build_net
 from sfumato.config import checked
-from sfumato.model import build_net
 from sfumato.training.device import Placement
 from sfumato.training.stream import Stream
 

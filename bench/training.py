@@ -27,8 +27,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from sfumato import data, nets, recipes, trainer
+from sfumato.built import build_net
 from sfumato.config import Config, build_schedule
-from sfumato.model import build_net
 from sfumato.training import loop, watch
 from sfumato.training.stream import Stream
 

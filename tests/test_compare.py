@@ -12,11 +12,12 @@ import torch
 from PIL import Image
 
 from sfumato import trainer
+from sfumato.built import build_net
 from sfumato.cli import main
 from sfumato.config import Config
 from sfumato.errors import UserError
 from sfumato.judge import compare
-from sfumato.model import build_net, load
+from sfumato.model import load
 from sfumato.picture import grid
 from sfumato.run import Run, names
 from sfumato.spec import Spec

@@ -35,9 +35,10 @@ ARROWS = {
     "recipes": {"config", *BASE},
     "run": {"config", *BASE},
     "training": {*HEART, "draws", "rates", "config", "data", "picture", *BASE},
-    "model": {*HEART, "draws", "config", "run", "nets", "data", "picture", "training", *BASE},
-    "plan": {"denoisers", "config", "defaults", "nets", "data", "training", "model", *BASE},
-    "finetune": {"config", "run", "data", "training", "model", *BASE},
+    "built": {"config", "nets", "training", *BASE},
+    "model": {*HEART, "draws", "config", "run", "built", "data", "picture", "training", *BASE},
+    "plan": {"denoisers", "config", "defaults", "nets", "data", "training", "built", "model", *BASE},
+    "finetune": {"config", "run", "data", "training", "built", *BASE},
     "trainer": {
         *(*HEART, "draws", "rates", "config", "defaults", "run", "nets", "data", "picture", "training", "model", "finetune"),
         *("plan", *BASE),
@@ -47,8 +48,8 @@ ARROWS = {
     "slurm": BASE,
     "few": {*HEART, "model", "run", *BASE},
     "judge": {
-        *(*HEART, "draws", "config", "run", "nets", "data", "picture", "training", "model", "finetune", "plan", "trainer"),
-        "interop",
+        *(*HEART, "draws", "config", "run", "nets", "data", "picture", "training", "built", "model", "finetune"),
+        *("plan", "trainer", "interop"),
         *BASE,
     },
     "commands": None,  # everything

@@ -12,12 +12,12 @@ from PIL import Image
 
 import sfumato
 from sfumato import data, defaults, nets, recipes, trainer
+from sfumato.built import build_net
 from sfumato.cli import main
 from sfumato.config import build_schedule, checked
 from sfumato.data.cut import Cut
 from sfumato.errors import UserError
 from sfumato.finetune import Parent
-from sfumato.model import build_net
 from sfumato.run import Run
 from sfumato.spec import Spec
 from sfumato.training import checkpoint, loop

@@ -9,10 +9,10 @@ from PIL import Image
 
 import sfumato
 from sfumato import draws, scenes, schedules, trainer
+from sfumato.built import build_net
 from sfumato.cli import main
 from sfumato.config import Config
 from sfumato.errors import UserError
-from sfumato.model import build_net
 from sfumato.run import Run
 from sfumato.spec import Spec
 from sfumato.training import checkpoint

@@ -9,11 +9,12 @@ import torch
 import tyro
 
 from sfumato import draws, flags, guides, nets, schedules
+from sfumato.built import build_net
 from sfumato.config import Config, Facts, Settled, builtins, checked, from_json
 from sfumato.data import AffineCodec, Images
 from sfumato.denoisers import Denoiser
 from sfumato.errors import UserError
-from sfumato.model import assemble, build_net
+from sfumato.model import assemble
 from sfumato.training import augment
 from sfumato.training.device import Placement
 from sfumato.training.stream import Stream

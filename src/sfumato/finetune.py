@@ -7,10 +7,10 @@ import msgspec
 import numpy as np
 from torch import Tensor
 
+from .built import net_of
 from .config import BUDGET, Config, Facts, Settled
 from .data import Images
 from .errors import UserError, unknown
-from .model import net_of
 from .run import Run
 from .training import checkpoint
 

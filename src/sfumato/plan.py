@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from . import defaults
+from .built import build_net
 from .config import Settled, build_schedule
 from .data import Images
 from .denoisers import LOWEST, Denoiser
-from .model import Described, build_net
+from .model import Described
 from .nets import parameters
 from .training import loop
 from .training.compiled import WrongGradients, compiled, worthwhile

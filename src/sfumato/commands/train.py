@@ -13,10 +13,11 @@ from rich.console import Console
 from torch import nn
 
 from .. import nets, recipes, trainer
+from ..built import build_net
 from ..config import Config, builtins
 from ..finetune import Parent
 from ..judge import watching
-from ..model import Model, build_net
+from ..model import Model
 from ..run import Run
 from ..training import checkpoint, loggers
 from ..training.stop import flat

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from ... import draws, trainer
+from ...built import build_net
 from ...config import Facts, Settled
 from ...data import AffineCodec, Images
 from ...data.survey import Survey, survey
 from ...errors import UserError
-from ...model import Model, build_net, load
+from ...model import Model, load
 from ...plan import Plan
 from ...run import Run
 from ...schedules import diffuse
