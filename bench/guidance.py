@@ -8,6 +8,7 @@ OUT/guidance.jsonl and OUT/guidance.png, and prints a table.
 """
 
 import argparse
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def main() -> None:
     judge = Judge(opened(model))
     print(judge.about)
     ways: dict[str, dict[str, Any]] = {
-        "classifier-free": {},
+        "classifier-free": {"interval": (0, math.inf)},
         f"in {INTERVAL[0]:g} to {INTERVAL[1]:g} only": {"interval": INTERVAL},
     }
     for name, _, worse in (each.rpartition("=") for each in args.worse):

@@ -10,10 +10,10 @@ ends after the timing, which is kept in OUT, and later calls may have fewer thre
 A run whose rate falls towards the end of its budget is trained anew for each time; one with --recipe is trained once, at its
 own length, and looked at in passing. What is there in OUT is not done again.
 
-Samples are drawn by the averaged weights, and compared with all pictures that training held out, in the features of a network
-of the project's own that was trained on the training part, once. The distance of as many training pictures is what a model that
-repeats them would have. To choose settings by, name pictures that no result is reported on. Writes OUT/quality.jsonl and
-OUT/quality.png, which shows all that is kept there, and prints a table.
+Samples are drawn by the averaged weights, without guidance, and compared with all pictures that training held out, in the
+features of a network of the project's own that was trained on the training part, once. The distance of as many pictures of it
+is what a model that repeats them would have. To choose settings by, name pictures that no result is reported on. Writes
+OUT/quality.jsonl and OUT/quality.png, which shows all that is kept there, and prints a table.
 """
 
 import argparse
@@ -130,7 +130,8 @@ def main() -> None:
         for minutes, run in trained(args.data, args.out, name, flags, mine).items():
             begun, chosen = time.perf_counter(), mine[minutes]
             model = sfumato.load(run, at=chosen["images"])
-            found = judge.distance(judge.drawn(model, args.samples, steps=args.steps, solver=args.solver).features)
+            drawn = judge.drawn(model, args.samples, steps=args.steps, solver=args.solver, guidance=1.0)
+            found = judge.distance(drawn.features)
             losses = [r["held_out_loss"] for r in run.records() if "held_out_loss" in r and r["images"] <= chosen["images"]]
             how = {"solver": args.solver, "seconds": round(time.perf_counter() - begun, 1)}
             rows.append({"name": name, "flags": flags, "minutes": minutes, **chosen, **how, **found})

@@ -1,9 +1,9 @@
 """The fewest evaluations of a network that draw as well as many: python bench/sampling.py RUN OUT [--finals 2]
 
-Each candidate, a solver and a number of evaluations, draws the same seeds; the distance of its samples to the pictures that
-RUN's training held out is taken in the features of a network of the project's own, trained on the training part. The reference
-is the best of dpmpp_2m and heun at 64 and 128 evaluations and of ddpm at 250. As good as the reference is what lies within 5 %
-of it, or within one standard error of the difference.
+Each candidate, a solver and a number of evaluations, draws the same seeds, without guidance; the distance of its samples to the
+pictures that RUN's training held out is taken in the features of a network of the project's own, trained on the training part.
+The reference is the best of dpmpp_2m and heun at 64 and 128 evaluations and of ddpm at 250. As good as the reference is what
+lies within 5 % of it, or within one standard error of the difference.
 
 The fewest evaluations that are as good, with 2,000 samples, are the finalists: `--finals` of them are measured again with
 10,000. What was drawn before is not drawn again. Writes OUT/sampling.jsonl and OUT/sampling.png, prints a
@@ -45,7 +45,7 @@ FEW = {
 
 def measure(judge: Judge, model: Model, solver: str, evaluations: int, n: int) -> Row:
     begun = time.perf_counter()
-    found = judge.drawn(model, n, solver=solver, steps=evaluations // A_STEP.get(solver, 1)).features
+    found = judge.drawn(model, n, solver=solver, steps=evaluations // A_STEP.get(solver, 1), guidance=1.0).features
     seconds = round(time.perf_counter() - begun, 1)
     return {"seconds": seconds, **judge.distance(found)}
 

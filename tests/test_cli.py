@@ -53,15 +53,15 @@ def refused(capsys, *arguments):
 def test_train_sample_and_again(run, tmp_path, capsys):
     assert typed(f"sample {run} -n 6 --steps 3 --seed 5 --npy a/all.npy --gif --copies") == 0
     said = capsys.readouterr().out
-    assert "3 evaluations each" in said
+    assert "4 evaluations each" in said  # at one of the three noise levels the label is guided towards
     assert "10 labels" in said
     assert "of 6 samples" in said
     pictures = np.load(tmp_path / "a" / "all.npy")
     assert pictures.shape == (6, 8, 8, 1)
     with Image.open(run / "out" / "s5-00004.png") as image:
         assert np.array_equal(np.array(image), pictures[4, ..., 0])
-        told = {"run": run.name, "seed": "5", "solver": "dpmpp_2m", "steps": "3", "guidance": "1.0", "weights": "averaged"}
-        assert image.text == told | {"images": "400"}
+        told = {"run": run.name, "seed": "5", "solver": "dpmpp_2m", "steps": "3", "weights": "averaged"}
+        assert image.text == told | {"images": "400", "guidance": "1.5", "interval": "(0.2, 3.0)"}
     with Image.open(run / "out" / "s5-grid.gif") as animation:
         assert animation.n_frames > 1
     assert (run / "out" / "s5-grid.png").exists()
@@ -129,9 +129,40 @@ def test_labels_and_guidance(run, capsys):
     assert not np.array_equal(np.load("g.npy"), np.load("p.npy"))
 
 
+def test_labels_are_guided_towards_at_some_noise_levels_unless_said(run, unlabelled, tmp_path, capsys):
+    model = sfumato.load(run)
+    alpha, sigma = model.denoiser.schedule(model.times(20)[:-1])
+    inside = int(((sigma / alpha >= 0.2) & (sigma / alpha <= 3)).sum())
+    assert 0 < inside < 20
+    older = tmp_path / "older"  # a run that says nothing of guidance
+    shutil.copytree(run, older)
+    config = json.loads((older / "config.json").read_text())
+    del config["guidance"], config["interval"]
+    (older / "config.json").write_text(json.dumps(config))
+    drawn = {}
+    for i, (words, evaluations, told) in enumerate((
+        (f"{run}", 20 + inside, ("1.5", "(0.2, 3.0)")),
+        (f"{run} --guidance 1.5", 20 + inside, ("1.5", "(0.2, 3.0)")),
+        (f"{run} --guidance 1.5 --interval 0,inf", 40, ("1.5", "(0.0, inf)")),
+        (f"{run} --guidance 1", 20, ("1.0", None)),
+        (f"{older}", 20, ("1.0", None)),
+        (f"{older} --guidance 1.5", 40, ("1.5", None)),
+        (f"{unlabelled}", 20, ("1.0", None)),
+    )):  # fmt: skip
+        assert typed(f"sample {words} -n 1 --steps 20 --out o{i} --npy a.npy") == 0
+        assert f"{evaluations} evaluations each" in (said := capsys.readouterr().out), words
+        assert ("Guidance 1.5 where sigma / alpha is 0.2 to 3. None: --guidance 1." in said) == (i == 0)
+        with Image.open(f"o{i}/s0-00000.png") as image:
+            assert (image.text["guidance"], image.text.get("interval")) == told
+        drawn[i] = np.load("a.npy").tobytes()
+    assert drawn[0] == drawn[1]
+    assert drawn[3] == drawn[4]
+    assert "two numbers that rise" in refused(capsys, "sample", run, "--interval", "0,nan")
+
+
 @pytest.mark.parametrize("solver", ["ddim", "ddim:eta=1", "ddpm", "heun", "dpmpp_2m"])
 def test_solvers_by_name(run, solver, capsys):
-    assert typed(f"sample {run} -n 1 --steps 4 --solver {solver} --out o") == 0
+    assert typed(f"sample {run} -n 1 --steps 4 --solver {solver} --guidance 1 --out o") == 0
     evaluations = 7 if solver == "heun" else 4  # heun's last step is of first order
     assert f"{evaluations} evaluations each" in capsys.readouterr().out
 
@@ -152,7 +183,7 @@ def test_what_steers_a_sample_is_told_in_it(run, unlabelled, capsys):
     assert "rescale lies in" in refused(capsys, "sample", run, "--rescale", "2")
     assert "learned" in refused(capsys, "sample", run, "--solver", "ddpm:variance=learned")
     for words in ("--interval 0.5,2", "--rescale 0.5", f"--worse {run}"):
-        assert "--guidance 2" in refused(capsys, "sample", run, *words.split())
+        assert "--guidance 2" in refused(capsys, "sample", run, "--guidance", "1", *words.split())
 
 
 def test_a_worse_model_of_other_pictures_is_refused(run, unlabelled, capsys):

@@ -14,7 +14,7 @@ from tyro.conf import DisallowNone, Suppress
 from . import flags, schedules
 from .denoisers import C_NOISE, ROWS
 from .errors import UserError, unknown
-from .flags import CHOICE, COUNT, ENDS, NUMBER, SIZE, TIME, WINDOW
+from .flags import CHOICE, COUNT, ENDS, LEVELS, NUMBER, SIZE, TIME, WINDOW
 from .losses import DISTANCES, WEIGHTS
 from .rates import RATES
 from .samplers import SOLVERS
@@ -34,9 +34,11 @@ Side = Annotated[int, msgspec.Meta(ge=4, le=1024)]
 Pixels = Annotated[int, msgspec.Meta(ge=0, lt=1024), COUNT]
 Size = Annotated[tuple[Side, Side] | None, SIZE]
 Ends = Annotated[tuple[float, float] | None, ENDS]
+Levels = Annotated[tuple[float, float] | None, LEVELS]
 Window = Annotated[tuple[float, Annotated[float, msgspec.Meta(gt=0)]] | None, WINDOW]
 Choice = Annotated[Spec, CHOICE]
 Positive = Annotated[float, msgspec.Meta(gt=0, le=1e12), NUMBER]
+Guidance = Annotated[float, msgspec.Meta(ge=-1e6, le=1e6), NUMBER]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1), NUMBER]
 Seed = Annotated[int, msgspec.Meta(ge=0, lt=2**32), COUNT]
 
@@ -185,6 +187,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Of grids while training, and the default afterwards; in fewer than 20 steps with less noise, unless eta is said."""
     sampling_steps: Count = SAMPLING_STEPS
     """Steps of that solver."""
+    guidance: Guidance = 1.5
+    """Guidance of the same towards labels, where the network is told them: 1 is none, more is more typical of them."""
+    interval: Levels = (0.2, 3.0)
+    """Noise levels, sigma / alpha, between which guidance works; none: everywhere."""
 
     facts: Suppress[Facts | None] = None
     schema: Suppress[int] = SCHEMA
@@ -208,6 +214,8 @@ class Settled(Config, frozen=True, kw_only=True, forbid_unknown_fields=True):
     times: Choice = Spec("log_normal")
     batch: Count = 128
     lr: Positive = 1e-3
+    guidance: Guidance = 1.0
+    interval: Levels = None
 
     @property
     def half_life(self) -> int:
@@ -222,7 +230,8 @@ C = TypeVar("C", bound=Config)
 BUDGET = ("images", "epochs", "steps", "time")
 FREE = (
     *(*BUDGET, "checkpoint_every", "keep", "keep_older", "best", "stop_when", "strip_every", "log_every"),
-    *("precision", "compile", "checkpointing", "solver", "sampling_steps", "facts", "schema"),
+    *("precision", "compile", "checkpointing", "solver", "sampling_steps", "guidance", "interval"),
+    *("facts", "schema"),
 )
 
 _TABLES: dict[str, tuple[str, Iterable[str]]] = {

@@ -68,13 +68,13 @@ def height_width(text: str) -> tuple[int, int]:
     return sides[0], sides[-1]
 
 
-def low_high(text: str) -> tuple[float, float]:
-    """`0,1` is a range."""
+def low_high(text: str, end: Callable[[str], float] = number) -> tuple[float, float]:
+    """`0,1` is a range; with `end` float, so is `1,inf`."""
     try:
-        low, high = (number(end) for end in text.split(","))
+        low, high = (end(part) for part in text.split(","))
     except ValueError:
         low, high = 0.0, 0.0
-    if low >= high:
+    if not low < high:
         raise ValueError("two numbers that rise, as in 0,1")
     return low, high
 
@@ -125,6 +125,7 @@ NUMBER = Flag.of(number, "NUMBER")
 TIME = Flag.of(seconds, "TIME")
 SIZE = Flag.of(height_width, "SIZE", lambda size: f"{size[0]}x{size[1]}")
 ENDS = Flag.of(low_high, "LOW,HIGH", lambda ends: f"{ends[0]:g},{ends[1]:g}")
+LEVELS = Flag.of(lambda text: low_high(text, float), "LOW,HIGH", lambda ends: f"{ends[0]:g},{ends[1]:g}")
 WINDOW = Flag.of(level_width, "LEVEL,WIDTH", lambda window: f"{window[0]:g},{window[1]:g}")
 CHOICE = Flag.of(Spec.of, "NAME[:OPTION=VALUE,...]", repr)
 

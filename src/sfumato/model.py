@@ -78,7 +78,7 @@ class Model(Described):
         steps: int | None = None,
         solver: str | Spec | None = None,
         label: str | int | Sequence[str | int] | None = None,
-        guidance: float = 1.0,
+        guidance: float | None = None,
         interval: tuple[float, float] | None = None,
         rescale: float = 0.0,
         worse: "Model | None" = None,
@@ -93,8 +93,8 @@ class Model(Described):
         """Draw samples number `first` .. `first + n - 1` of a seed: (n, H, W, C) in the data's own type.
 
         label      a label's name or number, or one for each sample; None draws them as often as the data has them
-        guidance   1 is none; above it, samples are more typical of their label and less varied
-        interval   the noise levels (low, high), sigma / alpha, between which guidance works; None: everywhere
+        guidance   1 is none; above it, samples are more typical of their label and less varied. None: see `steering`
+        interval   the noise levels (low, high), sigma / alpha, between which guidance works; (0, inf) is everywhere
         rescale    share of the contrast, 0 to 1, that guidance added and that is taken back
         worse      guide away from this model instead, one less trained or smaller, of the same pictures and labels
         threshold  quantile, such as 0.995, of a guess that dynamic thresholding brings into range; None: it is cut off
@@ -108,12 +108,13 @@ class Model(Described):
             raise UserError(f"Expected at least 1 sample, at least 1 at once; found {n} and {batch}.")
         if not 0 <= first < 2**62:
             raise UserError(f"Samples are numbered from 0; found {first}.")
-        if not math.isfinite(guidance):
-            raise UserError(f"Guidance is a number, 1 for none; found {guidance}.")
         steps = self.config.sampling_steps if steps is None else steps
         if not 0 <= rescale <= 1 or not 0 < (1 if threshold is None else threshold) <= 1:
             raise UserError(f"rescale lies in [0, 1] and threshold in (0, 1]; found {rescale} and {threshold}.")
-        if guidance == 1 and (interval is not None or rescale or worse is not None):
+        scale, where = self.steering(label, guidance, interval, worse)
+        if not math.isfinite(scale):
+            raise UserError(f"Guidance is a number, 1 for none; found {scale}.")
+        if scale == 1 and (interval is not None or rescale or worse is not None):
             raise UserError("An interval, a rescaling and a worse model are for guidance above 1, as in --guidance 2; found 1.")
         if worse is not None:
             self._refuse_other(worse)
@@ -125,7 +126,7 @@ class Model(Described):
         given: dict[str, Any] = {name: value.to(self.device) for name, value in cond.items()}
         if (drawn := self.label_numbers(label, numbers, seed)) is not None:
             given["label"] = drawn.to(self.device)
-        guided = self._guided(guidance, interval, rescale, worse, bool(given))
+        guided = self._guided(scale, where, rescale, worse, bool(given))
         net, path = self.denoiser.net, [float(t) for t in (self.times(steps) if times is None else times)]
         steps = len(path) - 1
         asked: list[Any] = [net] if worse is None else [net, worse.denoiser.net]
@@ -152,6 +153,18 @@ class Model(Described):
             pictures.append(self._decoded(x0))
         self.evaluations = (sum(each.rows for each in asked) - before) // n
         return np.concatenate(pictures)
+
+    def steering(
+        self, label: Any = None, guidance: float | None = None, interval: tuple[float, float] | None = None, worse: Any = None
+    ) -> tuple[float, tuple[float, float] | None]:
+        """Guidance and interval as `sample` takes them: those asked for, else the run's own, and none where no label is told.
+
+        The interval is the run's own also where guidance alone is said. Away from a worse model, guidance works everywhere.
+        """
+        told = self._labelled and (label is not None or self.facts.label_counts is not None)
+        if guidance is None:
+            guidance = self.config.guidance if told and self.config.label_dropout and worse is None else 1.0
+        return guidance, self.config.interval if interval is None and guidance != 1 and worse is None else interval
 
     def times(self, steps: int) -> Tensor:
         """The times that a sampler of so many steps visits; raises UserError for none."""

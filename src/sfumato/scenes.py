@@ -165,15 +165,30 @@ def rows(model: Model, label: Any, only: int | None, classes: bool) -> list[Any]
     return list(range(len(model.labels)))
 
 
+def unsaid(model: Model, guidance: float | None, labels: Sequence[Any], **asked: Any) -> list[str]:
+    """What is done about labels without being asked for, a sentence each."""
+    scale, where = model.steering(labels[0], guidance, **asked)
+    said = []
+    if list(labels) == [None] and model.labels:
+        said.append(f"No label was named: {len(model.labels)} labels are drawn as often as the data has them.")
+    if guidance is None and scale != 1:
+        place = "at all noise levels" if where is None else f"where sigma / alpha is {where[0]:g} to {where[1]:g}"
+        said.append(f"Guidance {scale:g} {place}. None: --guidance 1.")
+    return said
+
+
 def told(
-    model: Model, seed: int, steps: int | None, solver: Spec | None, guidance: float = 1.0, raw: bool = False, **more: Any
-) -> dict[str, str]:
+    model: Model, seed: int, steps: int | None, solver: Spec | None, guidance: float | None = None, raw: bool = False,
+    **more: Any,
+) -> dict[str, str]:  # fmt: skip
     """How samples were drawn, for the text chunks of their files; of what is `more`, that which was asked for."""
+    scale, where = model.steering(more.get("label"), guidance, more.get("interval"), more.get("worse"))
     how = {
         "seed": seed, "solver": solver or model.config.solver_of(steps), "steps": steps or model.config.sampling_steps,
-        "guidance": guidance, "run": model.path.resolve().name if model.path else "", "images": model.images,
+        "guidance": scale, "run": model.path.resolve().name if model.path else "", "images": model.images,
         "weights": "raw" if raw else "averaged",
     }  # fmt: skip
+    more["interval"] = where
     return {name: str(value) for name, value in (how | {name: value for name, value in more.items() if value}).items()}
 
 

@@ -226,7 +226,10 @@ def _fit(plan: Plan, run: Run, net: nn.Module, placement: Placement, watchers: W
             return assemble(state.ema.net, config, placement, run.path, state.images)
         say(f"Resuming after {state.images:,} of {config.images:,} images.")
         if run.config().images != config.images:
-            say("The budget has changed, and with it the learning rate and the averages: this is a new trajectory.")
+            say(
+                "The budget has changed, and with it the learning rate's course and the averages: this is a new trajectory. "
+                "Network, batch and rate are those that the run began with; --run NEW has them chosen anew."
+            )
     else:
         say(
             f"{config.images:,} images in all, {(config.images or 0) / plan.facts.train:.1f} epochs, batches of {config.batch}."

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .. import flags
-from ..config import Ends
+from ..config import Levels
 from ..model import load
 from ..picture.hypertext import number
 from ..run import Run
@@ -38,10 +38,10 @@ class Arguments:
     """Steps of the solver; as the run was trained for unless said."""
     solver: Annotated[Spec | None, flags.CHOICE] = None
     """As in `sfumato sample`."""
-    guidance: Annotated[float, flags.NUMBER] = 1.0
-    """Guidance towards the label of each sample; 1 is none."""
-    interval: Ends = None
+    guidance: Annotated[float | None, flags.NUMBER] = None
     """As in `sfumato sample`, and so are the next ones."""
+    interval: Levels = None
+    """Noise levels between which guidance works."""
     worse: Path | None = None
     """The model to guide away from."""
     checkpoint: str | None = None

@@ -8,7 +8,7 @@ import tyro
 from rich.console import Console
 
 from .. import few, flags, picture, scenes
-from ..config import Ends
+from ..config import Levels
 from ..model import load
 from ..run import Run
 from ..spec import Spec
@@ -31,10 +31,11 @@ class Arguments:
     """euler, ddim, ddpm, heun, dpmpp_2m, dpmpp_2m_sde, dpmpp_3m, unipc; with options as in ddim:eta=1."""
     label: str | None = None
     """Name or number of the label that all samples shall have."""
-    guidance: Annotated[float, flags.NUMBER] = 1.0
-    """Guidance towards the label; 1 is none."""
-    interval: Ends = None
-    """Noise levels, sigma / alpha, between which guidance works, as in 0.2,3; everywhere unless said."""
+    guidance: Annotated[float | None, flags.NUMBER] = None
+    """Guidance towards the label, 1 for none; as the run was trained for unless said, with --worse none."""
+    interval: Levels = None
+    """Noise levels, sigma / alpha, between which guidance works, as in 0.2,3, or 0,inf: everywhere; as the run was
+    trained for unless said, with --worse everywhere."""
     rescale: Annotated[float, flags.NUMBER] = 0.0
     """Share of the contrast that guidance added and that is taken back, 0 to 1."""
     worse: Path | None = None
@@ -87,10 +88,8 @@ def main(arguments: list[str]) -> int:
         from ..judge import memory  # brings scikit-learn, which takes seconds to import
 
         originals = memory.originals(model)
-    if labels == [None] and model.labels:
-        console.print(f"No label was named: {len(model.labels)} labels are drawn as often as the data has them.")
-        if args.guidance == 1 and model.config.label_dropout:
-            console.print("More typical of them: --guidance 1.5 --interval 0.2,3.")
+    for sentence in scenes.unsaid(model, args.guidance, labels, interval=args.interval, worse=args.worse):
+        console.print(sentence)
     worse = load(args.worse, device=args.device) if args.worse else None
     n = 1 if args.only is not None else args.n if args.n is not None else 8 if args.classes else 64
     steps = model.config.sampling_steps if args.steps is None else args.steps

@@ -113,7 +113,7 @@ def denoising(args: Denoising) -> Made:
     model = load(run, device=args.device)
     strip = model.strip(args.seed, args.stages, args.only, steps=args.steps, solver=args.solver, label=args.label)
     path = f"denoising-s{args.seed}-{args.only:05d}.png"
-    return run.out / path, strip, scenes.told(model, args.seed, args.steps, args.solver)
+    return run.out / path, strip, scenes.told(model, args.seed, args.steps, args.solver, label=args.label)
 
 
 WORDS = {"forward": (Forward, forward), "schedule": (Plot, plot), "loss": (Loss, loss), "denoising": (Denoising, denoising)}

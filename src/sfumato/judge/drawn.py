@@ -64,6 +64,8 @@ def drawn(
     """
     said = {name: value for name, value in options.items() if value is not None}
     how = {"steps": model.config.sampling_steps, "solver": model.config.solver_of(said.get("steps"))} | said
+    scale, where = model.steering(*(said.get(name) for name in ("label", "guidance", "interval", "worse")))
+    how |= {} if scale == 1 else {"guidance": scale, "interval": where}
     noise = (str(model.config.schedule), model.config.shift)
     told = [4, model.images, model.weights, noise, seed, features, sorted((name, str(value)) for name, value in how.items())]
     place = folder / hashlib.blake2b(repr(told).encode(), digest_size=6).hexdigest()
