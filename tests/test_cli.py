@@ -158,6 +158,7 @@ def test_labels_are_guided_towards_at_some_noise_levels_unless_said(run, unlabel
     assert drawn[0] == drawn[1]
     assert drawn[3] == drawn[4]
     assert "two numbers that rise" in refused(capsys, "sample", run, "--interval", "0,nan")
+    assert "two numbers that rise" in refused(capsys, "train", "digits", "--interval", "0,inf")  # JSON has no infinity: none
 
 
 @pytest.mark.parametrize("solver", ["ddim", "ddim:eta=1", "ddpm", "heun", "dpmpp_2m"])

@@ -33,8 +33,9 @@ Channels = Annotated[Annotated[int, msgspec.Meta(ge=1, le=64)] | None, COUNT]
 Side = Annotated[int, msgspec.Meta(ge=4, le=1024)]
 Pixels = Annotated[int, msgspec.Meta(ge=0, lt=1024), COUNT]
 Size = Annotated[tuple[Side, Side] | None, SIZE]
-Ends = Annotated[tuple[float, float] | None, ENDS]
-Levels = Annotated[tuple[float, float] | None, LEVELS]
+End = Annotated[float, msgspec.Meta(ge=-1e12, le=1e12)]
+Ends = Annotated[tuple[End, End] | None, ENDS]
+Levels = Annotated[tuple[float, float] | None, LEVELS]  # where the second may be infinite
 Window = Annotated[tuple[float, Annotated[float, msgspec.Meta(gt=0)]] | None, WINDOW]
 Choice = Annotated[Spec, CHOICE]
 Positive = Annotated[float, msgspec.Meta(gt=0, le=1e12), NUMBER]
@@ -189,7 +190,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Steps of that solver."""
     guidance: Guidance = 1.5
     """Guidance of the same towards labels, where the network is told them: 1 is none, more is more typical of them."""
-    interval: Levels = (0.2, 3.0)
+    interval: Ends = (0.2, 3.0)
     """Noise levels, sigma / alpha, between which guidance works; none: everywhere."""
 
     facts: Suppress[Facts | None] = None
@@ -215,7 +216,7 @@ class Settled(Config, frozen=True, kw_only=True, forbid_unknown_fields=True):
     batch: Count = 128
     lr: Positive = 1e-3
     guidance: Guidance = 1.0
-    interval: Levels = None
+    interval: Ends = None
 
     @property
     def half_life(self) -> int:
