@@ -245,6 +245,8 @@ def test_what_cannot_be_judged_is_refused(run, capsys):
     assert "inception:FILE" in capsys.readouterr().err
     with pytest.raises(UserError, match="no file or folder"):
         evaluate(sfumato.load(run), "nothing-here", n=10)
+    with pytest.raises(UserError, match="guidance above 1"):  # before there is any need of pictures
+        evaluate(sfumato.load(run), "nothing-here", n=10, guidance=1.0, interval=(0.2, 3.0))
 
 
 # ---- the best checkpoint ---------------------------------------------------------------------------------------------
