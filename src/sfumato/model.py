@@ -154,6 +154,11 @@ class Model(Described):
         self.evaluations = (sum(each.rows for each in asked) - before) // n
         return np.concatenate(pictures)
 
+    def refuse_undrawable(self, steps: int | None = None, **options: Any) -> None:
+        """Raise UserError for what `sample` would refuse; it costs two steps of one sample, however many are asked for."""
+        self.times(self.config.sampling_steps if steps is None else steps)
+        self.sample(1, steps=2, **options)
+
     def steering(
         self, label: Any = None, guidance: float | None = None, interval: tuple[float, float] | None = None, worse: Any = None
     ) -> tuple[float, tuple[float, float] | None]:

@@ -195,7 +195,7 @@ def train(
         chosen = msgspec.structs.replace(plan.facts, machine=machine(place), compiled=faster, **placement.kept())
         c_noise = plan.config.c_noise or made_for(built, build_schedule(plan.config))
         plan.config = msgspec.structs.replace(plan.config, facts=chosen, c_noise=c_noise)
-        _drawable(assemble(built, plan.config, placement))
+        assemble(built, plan.config, placement).refuse_undrawable()  # what could not be drawn later is said now
         spent = lambda: time.perf_counter() - plan.begun
         plan.config = defaults.budget(plan.config, lambda: plan.speed(built, placement, 3.0, faster), spent)
         return _fit(plan, run, built, placement, watchers, say)
@@ -257,12 +257,6 @@ def _fit(plan: Plan, run: Run, net: nn.Module, placement: Placement, watchers: W
     if plateau.reached:
         say("The held-out loss no longer falls, so training ends here, as was asked. To go on, leave --stop-when out.")
     return assemble(state.ema.net, config, placement, run.path, state.images)
-
-
-def _drawable(model: Model) -> None:
-    """Draw one picture in two steps, by a network that knows nothing yet: what could not be drawn later is said now."""
-    model.times(model.config.sampling_steps)
-    model.sample(1, steps=2)
 
 
 def as_begun(config: Config, run: Run) -> Config:

@@ -81,7 +81,7 @@ def evaluate(
     """
     if n < 2 or model.path is None:
         raise UserError(f"At least 2 samples of a run in a folder can be judged; found {n}.")
-    model.sample(1, seed, **options)  # what cannot be drawn is said before features are trained
+    model.refuse_undrawable(**options)  # before features are trained
     own = plan = None
     if data is None:
         own = plan = opened(model, stage("reading"))
